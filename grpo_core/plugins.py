@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import hashlib
 import importlib
 import importlib.util
@@ -162,9 +163,7 @@ class Host:
             self.rewards.add(RewardEntry(name, cls, Source("plugin", module, name), record))
 
 
-def load_plugins(
-    only: Collection[str] | None = None, block: Collection[str] = ()
-) -> Host:
+def load_plugins(only: Collection[str] | None = None, block: Collection[str] = ()) -> Host:
     """Find every installed plugin; a broken one is recorded with its reason.
 
     `only` loads just the plugins so named, `block` leaves some out; the
@@ -202,9 +201,11 @@ def resolve(source: Source) -> type[Reward]:
             raise PluginError(f"{source.module} registers no reward {source.name!r}")
         return classes[source.name]
     module = _guarded(
-        lambda: _import_file(Path(source.module))
-        if source.module.endswith(".py")
-        else importlib.import_module(source.module),
+        lambda: (
+            _import_file(Path(source.module))
+            if source.module.endswith(".py")
+            else importlib.import_module(source.module)
+        ),
         f"{source.module} cannot be imported",
     )
     target: Any = module
@@ -246,7 +247,7 @@ def _registered(
     for hook in manager.hook.register_rewards.get_hookimpls():
         if hook.plugin is plugin:
             _guarded(
-                lambda hook=hook: hook.function(*(register for _ in hook.argnames)),
+                functools.partial(hook.function, *(register for _ in hook.argnames)),
                 "register_rewards raised",
             )
     return plugin, classes

@@ -73,6 +73,9 @@ class Tags(NamedTuple):
     answer: str = "answer"
 
 
+DEFAULT_TAGS = Tags()
+
+
 @dataclass(frozen=True)
 class Sample:
     """One completion to be judged.
@@ -93,7 +96,7 @@ class Sample:
     id: str | int | None = None
     completion_ids: Sequence[int] | None = None
     trajectory: Mapping[str, Any] | None = None
-    tags: Tags = Tags()
+    tags: Tags = DEFAULT_TAGS
     prefilled: bool = False
 
     @cached_property
@@ -149,7 +152,7 @@ class Sample:
 
 
 def split_reasoning(
-    text: str, tags: Tags = Tags(), *, opens_inside_thinking: bool = False
+    text: str, tags: Tags = DEFAULT_TAGS, *, opens_inside_thinking: bool = False
 ) -> tuple[str, str]:
     """Split a completion into (reasoning, answer), both without their tags.
 
@@ -305,7 +308,7 @@ def _as_float(raw: object) -> float | None:
     if isinstance(raw, (str, bytes)) or not hasattr(raw, "__float__"):
         return None
     try:
-        return float(raw)  # type: ignore[arg-type]
+        return float(raw)
     except (TypeError, ValueError, RuntimeError):
         return None
 
@@ -349,7 +352,7 @@ class FunctionReward(Reward):
                 return _only(await result)
 
             return first()
-        return _only(result)  # type: ignore[arg-type]
+        return _only(result)
 
     def score_batch(
         self, samples: Sequence[Sample]
@@ -434,9 +437,7 @@ def _as_messages(completion: Text) -> Sequence[Message]:
     return completion
 
 
-def _with_details(
-    values: Sequence[Verdict], details: list[dict[str, float]]
-) -> Sequence[Verdict]:
+def _with_details(values: Sequence[Verdict], details: list[dict[str, float]]) -> Sequence[Verdict]:
     """Attach what was logged; a wrong count goes through untouched, to be refused later."""
     if not any(details) or not hasattr(values, "__len__") or len(values) != len(details):
         return values
