@@ -1,0 +1,276 @@
+"""`grpo train`: check everything that can be checked without torch, then run the trainer.
+
+What the terminal shows of a run is here; what is written to disk is `metrics`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from grpo_core.config import Config
+    from grpo_core.data import Row
+    from grpo_core.metrics import RunFolder
+    from grpo_core.rubric import Rubric
+
+NEEDS = ("torch", "transformers", "accelerate", "datasets", "jaxtyping")
+
+
+@dataclass
+class Job:
+    """A checked config with everything it names, ready to run."""
+
+    config: Config
+    base_dir: Path
+    rubric: Rubric
+    rows: list[Row]
+    eval_rows: list[Row]
+
+
+def train(
+    config: Annotated[Path, typer.Argument(help="The config, a YAML file.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="As in train.steps=10.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")
+    ] = False,
+) -> None:
+    """Train a policy by GRPO; writes metrics, samples and checkpoints to runs/NAME."""
+    from grpo_core.errors import ConfigError
+
+    job = prepare(config, overrides or [])
+    missing = [name for name in NEEDS if importlib.util.find_spec(name) is None]
+    if missing:
+        print(
+            f"grpo: training needs {', '.join(missing)}: pip install 'grpo-core[train]'",
+            file=sys.stderr,
+        )
+        raise typer.Exit(1)
+    from rich.console import Console
+
+    from grpo_core import checkpoint
+    from grpo_core.metrics import RunFolder
+    from grpo_core.trainer import Interrupted, Trainer, TrainingStopped
+
+    console = Console(stderr=True, highlight=False)
+    output = job.config.train.output_dir
+    run = RunFolder(Path(output) if output else Path("runs") / config.stem)
+    found = checkpoint.latest(run.checkpoints_path) if resume else None
+    if resume and found is None:
+        raise ConfigError(f"nothing to resume: {run.checkpoints_path} holds no checkpoint")
+    if found is not None:
+        run.rewind(checkpoint.read_state(found)["step"])
+        console.print(f"resuming from {found}")
+    elif (aside := run.start()) is not None:
+        console.print(f"{run.path} held a run; it is now {aside}")
+    _write_config(job.config, run)
+    again = f"grpo train {config} {' '.join(overrides or [])}".rstrip() + " --resume"
+    with Display(console, job.config.train.steps) as display:
+        try:
+            summary = Trainer(
+                job.config,
+                job.base_dir,
+                job.rubric,
+                job.rows,
+                job.eval_rows,
+                run,
+                display,
+                resume=found.resolve() if found else None,
+            ).train()
+        except Interrupted as stopped:
+            display.say(f"{stopped}. Go on with: {again}")
+            raise typer.Exit(130) from None
+        except TrainingStopped as stopped:
+            display.say(f"[bold red]stopped[/]: {stopped}")
+            raise typer.Exit(1) from None
+    show_summary(summary, run)
+
+
+def prepare(path: Path, overrides: Sequence[str]) -> Job:
+    """Read and check a config and all that it names, without torch.
+
+    Raises ConfigError with file and key path on the first mistake.
+    """
+    from grpo_core import config as configs
+    from grpo_core.data import PromptTemplate, common_columns, read_rows
+    from grpo_core.errors import ConfigError, nearest
+
+    config = configs.load(path, overrides)
+    base_dir = path.resolve().parent
+    _check_model(config, base_dir, path)
+    rubric = configs.rubric_of(config, path)
+
+    def rows_of(section: str, chosen: Any) -> list[Row]:
+        try:
+            rows = read_rows(
+                chosen.path,
+                base_dir,
+                split=chosen.split,
+                subset=chosen.subset,
+                limit=chosen.limit,
+            )
+            columns = common_columns(rows)
+            PromptTemplate(chosen.prompt or config.data.prompt).check(columns)
+        except ConfigError as error:
+            raise error.within(section, file=str(path)) from None
+        try:
+            rubric.check_columns(columns)
+        except ConfigError as error:
+            raise error.within("rubric", file=f"{path} with {section}.path {chosen.path}") from None
+        return rows
+
+    rows = rows_of("data", config.data)
+    eval_rows: list[Row] = []
+    if config.eval is not None:
+        eval_rows = rows_of("eval", config.eval)
+        if config.eval.pass_ is not None and config.eval.pass_ not in rubric.names:
+            raise ConfigError(
+                f"no reward is called {config.eval.pass_!r}"
+                f"{nearest(config.eval.pass_, rubric.names)}",
+                ("eval", "pass"),
+                str(path),
+            )
+    if config.grpo.objective == "cispo" and config.grpo.epsilon_high is None:
+        raise ConfigError(
+            "cispo needs it, the cap on ratios (as in 5.0)", ("grpo", "epsilon_high"), str(path)
+        )
+    for i, tracker in enumerate(config.train.trackers):
+        if importlib.util.find_spec(tracker) is None:
+            raise ConfigError(
+                f"{tracker} is not installed: pip install 'grpo-core[{tracker}]'",
+                ("train", "trackers", i),
+                str(path),
+            )
+    return Job(config, base_dir, rubric, rows, eval_rows)
+
+
+def _check_model(config: Config, base_dir: Path, path: Path) -> None:
+    from grpo_core.errors import ConfigError
+
+    name = config.model.name
+    local = base_dir / name
+    if local.is_dir():
+        if not (local / "config.json").is_file():
+            raise ConfigError(
+                f"{local} holds no model (no config.json)", ("model", "name"), str(path)
+            )
+    elif name.startswith((".", "/")) or name.count("/") > 1:
+        raise ConfigError(f"there is no directory {local}", ("model", "name"), str(path))
+
+
+def _write_config(config: Config, run: RunFolder) -> None:
+    import yaml
+
+    from grpo_core.metrics import write_whole
+
+    resolved = config.model_dump(mode="json", by_alias=True)
+    write_whole(run.path / "config.yaml", yaml.safe_dump(resolved, sort_keys=False))
+
+
+class Display:
+    """A progress bar with what matters; plain lines where the output is no terminal."""
+
+    def __init__(self, console: Any, steps: int) -> None:
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        self.console, self.steps = console, steps
+        self.progress = Progress(
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[figures]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("[dim]{task.fields[phase]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self.task = self.progress.add_task("train", total=steps, figures="", phase="loading")
+
+    def __enter__(self) -> Display:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def phase(self, what: str, step: int) -> None:
+        self.progress.update(self.task, phase=what)
+        if not self.console.is_terminal and what.startswith("evaluating"):
+            self.console.print(f"step {step}: {what}")
+
+    def step(self, line: dict[str, Any]) -> None:
+        figures = f"reward {_figure(line['reward'])}  length {line['completions/mean_length']:.0f}"
+        if line["kl"] is not None:
+            figures += f"  kl {line['kl']:.4f}"
+        if "eval/pass@1" in line:
+            figures += f"  pass@1 {line['eval/pass@1']:.3f}"
+        self.progress.update(self.task, completed=line["step"], figures=figures)
+        if not self.console.is_terminal and (line["step"] % 10 == 0 or line["step"] == self.steps):
+            self.console.print(
+                f"step {line['step']}/{self.steps}  {figures}  {line['step_time']:.2f} s"
+            )
+
+    def say(self, text: str) -> None:
+        self.console.print(text)
+
+
+def show_summary(summary: dict[str, Any], run: RunFolder) -> None:
+    """The closing table: held-out figures before and after, outcomes, where things are."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    before, after = summary["before"], summary["after"]
+    if before:
+        table = Table(title=f"held-out data, n = {after['n']}", box=None, header_style="bold")
+        for column in ("", "before", "after", "change"):
+            table.add_column(column, justify="left" if not column else "right")
+        labels = {"pass@1": "pass@1, sampled", "greedy_pass@1": "pass@1, greedy"}
+        for key in [k for k in before if k.endswith("pass@1")] + [
+            k for k in before if k == "reward" or k.startswith(("rewards/", "completions/"))
+        ]:
+            table.add_row(
+                labels.get(key, key),
+                _with_interval(before, key),
+                _with_interval(after, key),
+                "" if None in (before[key], after[key]) else f"{after[key] - before[key]:+.3f}",
+            )
+        console.print(table)
+    counts = {
+        name: ", ".join(f"{number} {outcome}" for outcome, number in outcomes.items() if number)
+        for name, outcomes in summary["outcomes"].items()
+    }
+    for name, text in counts.items():
+        console.print(f"{name}: {text}")
+    spent = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in summary["seconds"].items())
+    console.print(f"time: {spent}")
+    console.print(f"written to {run.path}: metrics.jsonl, samples/, checkpoints/, summary.json")
+
+
+def _with_interval(figures: dict[str, Any], key: str) -> str:
+    text = _figure(figures[key])
+    if f"{key}_interval" in figures:
+        low, high = figures[f"{key}_interval"]
+        text += f" [{low:.3f}, {high:.3f}]"
+    return text
+
+
+def _figure(value: float | None) -> str:
+    return "none" if value is None else f"{value:.3f}"

@@ -1,0 +1,265 @@
+"""The config: YAML, overridden on the command line, checked before a model is loaded.
+
+OmegaConf reads and merges, pydantic checks. Every mistake is a ConfigError of
+one line. No torch here: a mistake is reported in well under a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
+
+from grpo_core.errors import ConfigError, from_validation, nearest
+from grpo_core.plugins import Host, load_plugins
+from grpo_core.rubric import Rubric, RubricConfig
+
+
+class Section(BaseModel):
+    """A section of the config: unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class ModelConfig(Section):
+    """The policy to start from."""
+
+    name: str
+    """A directory saved with `save_pretrained`, or a model id of the Hub."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the weights. `auto`: as the checkpoint says."""
+
+
+def _check_prompt(value: object) -> object:
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, Sequence) and value:
+        for message in value:
+            if not (isinstance(message, dict) and set(message) == {"role", "content"}):
+                break
+        else:
+            return value
+    raise PydanticCustomError(
+        "prompt", "expected a template, or a list of messages with role and content"
+    )
+
+
+Prompt = Annotated[str | list[dict[str, str]] | None, BeforeValidator(_check_prompt)]
+
+
+class DataConfig(Section):
+    """Where rows come from, and how a row becomes a prompt."""
+
+    path: str
+    """A .jsonl, .json or .parquet file, or a dataset id of the Hub."""
+    split: str = "train"
+    """Of a Hub dataset."""
+    subset: str | None = None
+    """Of a Hub dataset: its configuration's name."""
+    prompt: Prompt = None
+    """A template over the columns, `{question}`, for a plain prompt; a list of
+    messages with templates for a chat prompt, rendered by the tokenizer's chat
+    template. Not given: the column `prompt`, a string or a list of messages."""
+    limit: int | None = Field(default=None, gt=0)
+    """Use only the first so many rows."""
+
+
+class GrpoConfig(Section):
+    """The objective; `algorithm/` says what each term means."""
+
+    group_size: int = Field(default=8, ge=2)
+    objective: Literal["grpo", "bnpo", "dr_grpo", "dapo", "luspo", "cispo", "sapo", "vespo"] = (
+        "dapo"
+    )
+    level: Literal["token", "sequence"] = "token"
+    """Whether ratios are taken a token or a whole sequence (GSPO)."""
+    epsilon: float = Field(default=0.2, gt=0)
+    epsilon_high: float | None = Field(default=None, gt=0)
+    delta: float | None = Field(default=None, gt=1)
+    """Two-sided clipping: ratios are first capped here."""
+    beta: float = Field(default=0.0, ge=0)
+    """Weight of the KL to the frozen reference; 0 loads no reference."""
+    kl_bias_correction: bool = False
+    """Multiply the KL estimate by the ratio, for exact gradients off-policy."""
+    iterations: int = Field(default=1, ge=1)
+    """Updates on the same rollouts (DeepSeekMath's mu)."""
+    scale: Literal["group", "batch", "none"] = "group"
+    """What advantages are divided by: the group's or batch's deviation, or nothing."""
+    mask_truncated: bool = False
+    """Leave completions that were cut off out of the loss."""
+
+
+class RolloutConfig(Section):
+    """How completions are drawn."""
+
+    max_tokens: int = Field(default=256, gt=0)
+    """Tokens a completion may have."""
+    temperature: float = Field(default=1.0, gt=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    top_k: int = Field(default=0, ge=0)
+    """Draw among the k likeliest tokens; 0: among all."""
+    batch_size: int = Field(default=256, gt=0)
+    """Completions drawn at a time; bounds the memory of the cache."""
+
+
+class TrainConfig(Section):
+    """The loop."""
+
+    prompts_per_step: int = Field(default=16, gt=0)
+    steps: int = Field(default=500, gt=0)
+    learning_rate: float = Field(default=1e-6, gt=0)
+    warmup_steps: int = Field(default=0, ge=0)
+    decay: Literal["constant", "linear", "cosine"] = "constant"
+    """What the learning rate does after the warm-up, to zero at the last step."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    tokens_per_micro_batch: int = Field(default=16384, gt=0)
+    """Padded tokens in one forward and backward pass; bounds memory, changes no result."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the arithmetic in training. `auto`: bfloat16 where the hardware has it fast."""
+    gradient_checkpointing: bool = False
+    seed: int = 0
+    save_every: int = Field(default=50, ge=0)
+    """Steps between checkpoints; 0: only at the end."""
+    keep: int = Field(default=3, gt=0)
+    """How many checkpoints stay."""
+    max_failures: float = Field(default=0.5, gt=0, le=1)
+    """Stop when more than this share of a step's scores end in error or invalid."""
+    output_dir: str | None = None
+    """Instead of `runs/<name of the config file>`; relative to where you are."""
+    trackers: list[Literal["tensorboard", "wandb"]] = []
+
+
+class EvalConfig(Section):
+    """Held-out data: judged before, during and after training."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+    path: str
+    split: str = "test"
+    subset: str | None = None
+    prompt: Prompt = None
+    """As in `data`, whose template is used when none is given here."""
+    limit: int | None = Field(default=None, gt=0)
+    every: int = Field(default=0, ge=0)
+    """Steps between evaluations; 0: only before and after."""
+    pass_: str | None = Field(default=None, alias="pass")
+    """pass@1 is the share of samples on which this reward gives its maximum;
+    the first reward of the rubric when not given."""
+
+
+class ScoringConfig(Section):
+    """How rewards are run."""
+
+    workers: int | None = Field(default=None, gt=0)
+    """Worker processes; as many as cores when not given."""
+
+
+class PluginsConfig(Section):
+    """Which plugins are loaded."""
+
+    block: list[str] = []
+
+
+class Config(Section):
+    """A whole config."""
+
+    model: ModelConfig
+    data: DataConfig
+    rubric: RubricConfig
+    grpo: GrpoConfig = GrpoConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    train: TrainConfig = TrainConfig()
+    eval: EvalConfig | None = None
+    scoring: ScoringConfig = ScoringConfig()
+    plugins: PluginsConfig = PluginsConfig()
+
+
+def read(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The config file as a mapping, `key.path=value` overrides applied.
+
+    Raises ConfigError when the file is missing, is not YAML, or an override
+    does not fit into it.
+    """
+    if not path.is_file():
+        raise ConfigError("there is no such config file", file=str(path))
+    try:
+        config = OmegaConf.load(path)
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            f"not valid YAML: {' '.join(str(error).split())}", file=str(path)
+        ) from None
+    if not OmegaConf.is_dict(config):
+        raise ConfigError("expected a mapping of sections at the top", file=str(path))
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"{override!r} is no override; write key.path=value")
+        try:
+            OmegaConf.update(config, key, OmegaConf.create({"value": yaml_value(value)}).value)
+        except (OmegaConfBaseException, AttributeError, TypeError, ValueError) as error:
+            raise ConfigError(
+                f"override {override!r} does not fit: {str(error).splitlines()[0]}", (key,)
+            ) from None
+    try:
+        plain = OmegaConf.to_container(config, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error).splitlines()[0], file=str(path)) from None
+    return cast(dict[str, Any], plain)
+
+
+def yaml_value(text: str) -> Any:
+    """A command-line value as YAML reads it, numbers such as 1e-6 included."""
+    try:
+        return OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]  # type: ignore[index,call-overload]
+    except (OmegaConfBaseException, yaml.YAMLError):
+        return text
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Read and check a config. Raises ConfigError with file and key path."""
+    raw = read(path, overrides)
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        raise from_validation(error, Config).within(file=str(path)) from None
+
+
+def host_for(config: PluginsConfig) -> Host:
+    """The plugins a config allows."""
+    return load_plugins(block=config.block)
+
+
+def rubric_of(config: Config, path: Path) -> Rubric:
+    """The rubric of a checked config whose file is `path`."""
+    try:
+        return Rubric.from_config(
+            config.rubric, host=host_for(config.plugins), base_dir=path.resolve().parent
+        )
+    except ConfigError as error:
+        raise error.within("rubric", file=str(path)) from None
+
+
+def load_rubric(path: Path, overrides: Sequence[str] = ()) -> Rubric:
+    """The rubric of a config file that may hold no other section (`grpo score`)."""
+    raw = read(path, overrides)
+    if "rubric" not in raw:
+        raise ConfigError(f"has no section 'rubric'{nearest('rubric', raw)}", file=str(path))
+    try:
+        rubric = RubricConfig.model_validate(raw["rubric"])
+        plugins = PluginsConfig.model_validate(raw.get("plugins") or {})
+    except ValidationError as error:
+        is_rubric = error.title == RubricConfig.__name__
+        raise from_validation(error, RubricConfig if is_rubric else PluginsConfig).within(
+            "rubric" if is_rubric else "plugins", file=str(path)
+        ) from None
+    try:
+        return Rubric.from_config(rubric, host=host_for(plugins), base_dir=path.resolve().parent)
+    except ConfigError as error:
+        raise error.within("rubric", file=str(path)) from None

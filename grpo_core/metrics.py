@@ -1,0 +1,182 @@
+"""What a run leaves behind: metrics.jsonl, samples/, summary.json, and the numbers in them.
+
+The names are those that dashboards of this field know. Whatever depends on the
+clock or the machine is `step_time`, `time/…` or `system/…`; everything else is
+the same for the same seed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from grpo_core.rewards import Outcome, Sample
+from grpo_core.rubric import Table
+
+Metrics = dict[str, float | int | None]
+
+
+def mean(values: Iterable[float]) -> float | None:
+    """The mean, None of nothing."""
+    values = list(values)
+    return math.fsum(values) / len(values) if values else None
+
+
+def deviation(values: Iterable[float]) -> float | None:
+    """The sample deviation; 0 of one value, None of nothing."""
+    values = list(values)
+    if not values:
+        return None
+    return statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def reward_metrics(table: Table, group_size: int) -> Metrics:
+    """Reward, its spread, and how each reward's judgements ended.
+
+    `reward_std` is the mean over groups of their deviation;
+    `frac_reward_zero_std` the share of groups from which nothing is learnt.
+    """
+    totals = table.totals
+    groups = [
+        [total for total in totals[first : first + group_size] if total is not None]
+        for first in range(0, len(totals), group_size)
+    ]
+    flat = [max(group) == min(group) for group in groups if group]
+    metrics: Metrics = {
+        "reward": mean(total for total in totals if total is not None),
+        "reward_std": mean(d for group in groups if (d := deviation(group)) is not None),
+        "frac_reward_zero_std": (sum(flat) + groups.count([])) / len(groups),
+    }
+    for name, scores in table.scores.items():
+        values = [score.value for score in scores if score.value is not None]
+        metrics[f"rewards/{name}/mean"] = mean(values)
+        metrics[f"rewards/{name}/std"] = deviation(values)
+        outcomes = Counter(score.outcome for score in scores)
+        for outcome in Outcome:
+            metrics[f"outcomes/{name}/{outcome.value}"] = outcomes[outcome]
+        details: dict[str, list[float]] = {}
+        for score in scores:
+            for key, value in score.details.items():
+                details.setdefault(key, []).append(value)
+        for key in sorted(details):
+            metrics[f"details/{name}/{key}"] = mean(details[key])
+    metrics["outcomes/excluded"] = sum(total is None for total in totals)
+    return metrics
+
+
+def length_metrics(lengths: Sequence[int], truncated: Sequence[bool]) -> Metrics:
+    """Completion lengths in tokens, and the share that was cut off."""
+    return {
+        "completions/mean_length": mean(lengths),
+        "completions/min_length": min(lengths),
+        "completions/max_length": max(lengths),
+        "completions/clipped_ratio": sum(truncated) / len(truncated),
+    }
+
+
+def wilson_interval(share: float, n: int, z: float = 1.96) -> tuple[float, float]:
+    """The 95% interval of a share seen in n trials (Wilson 1927)."""
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def sample_rows(
+    samples: Sequence[Sample],
+    table: Table,
+    prompts: Sequence[str],
+    extra: Mapping[str, Sequence[Any]],
+) -> list[dict[str, Any]]:
+    """Judged samples as flat rows: text, columns, total, and each reward's score."""
+    rows = []
+    for n, sample in enumerate(samples):
+        row: dict[str, Any] = {
+            "group": sample.group,
+            "index": sample.index,
+            "prompt": prompts[n],
+            "completion": sample.completion_text,
+            "columns": json.dumps(dict(sample.columns), ensure_ascii=False, default=str),
+            "truncated": sample.truncated,
+            **{name: values[n] for name, values in extra.items()},
+            "total": table.totals[n],
+        }
+        for name, scores in table.scores.items():
+            row[f"{name}/value"] = scores[n].value
+            row[f"{name}/outcome"] = scores[n].outcome.value
+            row[f"{name}/reason"] = scores[n].reason
+        rows.append(row)
+    return rows
+
+
+class RunFolder:
+    """The folder of one run. Files appear whole: written aside, then renamed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.metrics_path = path / "metrics.jsonl"
+        self.samples_path = path / "samples"
+        self.checkpoints_path = path / "checkpoints"
+
+    def start(self) -> Path | None:
+        """Make the folder anew. One that holds a run is moved aside, and its new path returned."""
+        aside = None
+        if self.metrics_path.exists():
+            number = 1
+            while self.path.with_name(f"{self.path.name}.{number}").exists():
+                number += 1
+            aside = self.path.rename(self.path.with_name(f"{self.path.name}.{number}"))
+        self.samples_path.mkdir(parents=True, exist_ok=True)
+        self.checkpoints_path.mkdir(exist_ok=True)
+        self.metrics_path.touch()
+        return aside
+
+    def rewind(self, step: int) -> None:
+        """Forget what was written after a step, before going on from its checkpoint."""
+        kept = [line for line in self.read_metrics() if line["step"] <= step]
+        text = "".join(json.dumps(line) + "\n" for line in kept)
+        write_whole(self.metrics_path, text)
+        for path in self.samples_path.glob("*.parquet"):
+            if int(path.stem.split("-")[1]) > step:
+                path.unlink()
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """Every complete line of metrics.jsonl (a crash may have torn the last)."""
+        lines = self.metrics_path.read_text().splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def add_metrics(self, metrics: Mapping[str, Any]) -> None:
+        with self.metrics_path.open("a") as file:
+            file.write(json.dumps(metrics, allow_nan=False) + "\n")
+
+    def add_samples(self, name: str, rows: list[dict[str, Any]]) -> None:
+        """Write `samples/<name>.parquet`."""
+        import pyarrow
+        import pyarrow.parquet
+
+        path = self.samples_path / f"{name}.parquet"
+        partial = path.with_suffix(".partial")
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), partial)
+        os.replace(partial, path)
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        write_whole(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+
+    def read_summary(self) -> dict[str, Any]:
+        path = self.path / "summary.json"
+        return dict(json.loads(path.read_text())) if path.exists() else {}
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that a crash leaves the old one or the new one, never a part."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)

@@ -1,0 +1,166 @@
+"""The model being trained and its tokenizer; log-probabilities of given tokens.
+
+Drawing completions is `rollout`'s part, the loss is `algorithm`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from grpo_core.errors import ConfigError
+
+Prompt = str | Sequence[Mapping[str, Any]]
+
+
+@dataclass
+class Policy:
+    """A causal language model with its tokenizer."""
+
+    model: Any
+    tokenizer: Any
+
+    @property
+    def eos_ids(self) -> list[int]:
+        """Token ids that end a completion: the model's and the tokenizer's."""
+        eos = getattr(self.model.generation_config, "eos_token_id", None)
+        ids = set(eos if isinstance(eos, list) else [eos]) | {self.tokenizer.eos_token_id}
+        return sorted(token for token in ids if token is not None)
+
+    @property
+    def pad_id(self) -> int:
+        pad = self.tokenizer.pad_token_id
+        return int(pad if pad is not None else self.eos_ids[0])
+
+    def render(self, prompt: Prompt) -> str:
+        """The text the model sees: a plain prompt as it is, messages through the
+        tokenizer's chat template with the assistant's turn opened."""
+        if isinstance(prompt, str):
+            return prompt
+        return str(
+            self.tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+        )
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        """Token ids of a prompt. A chat template writes its own special tokens;
+        a plain prompt gets those the tokenizer adds to a text."""
+        ids = self.tokenizer(
+            self.render(prompt), add_special_tokens=isinstance(prompt, str)
+        ).input_ids
+        if not ids:
+            raise ConfigError(f"a prompt has no tokens: {prompt!r}", ("data", "prompt"))
+        return list(ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of a completion, without special tokens."""
+        return str(
+            self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        )
+
+    def save(self, directory: Path) -> None:
+        """Write model and tokenizer, loadable with `from_pretrained`."""
+        self.model.save_pretrained(directory)
+        self.tokenizer.save_pretrained(directory)
+
+
+def load_policy(name: str, base_dir: Path, dtype: str = "float32") -> Policy:
+    """Load a model directory (relative to `base_dir`) or a model of the Hub.
+
+    Raises ConfigError with the key `model.name` when it cannot be had.
+    """
+    local = base_dir / name
+    where = str(local) if local.is_dir() else name
+    try:
+        model = AutoModelForCausalLM.from_pretrained(where, dtype=getattr(torch, dtype))
+        tokenizer = AutoTokenizer.from_pretrained(where)
+    except (OSError, ValueError) as error:  # what transformers raises for a bad name or folder
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{name!r} cannot be loaded: {reason}", ("model", "name")) from None
+    policy = Policy(model, tokenizer)
+    if not policy.eos_ids:
+        raise ConfigError(f"{name!r} has no end-of-sequence token", ("model", "name"))
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.Dropout):
+            layer.p = 0.0  # sampling sees no dropout; in training it would only be noise on r
+    return policy
+
+
+def positions(mask: Int[Tensor, "batch time"]) -> Int[Tensor, "batch time"]:
+    """Position ids that count only real tokens, so that left padding shifts nothing."""
+    return (mask.cumsum(-1) - 1).clamp(min=0)
+
+
+def token_logps(
+    model: Any,
+    ids: Int[Tensor, "batch length"],
+    mask: Int[Tensor, "batch length"],
+    completion_length: int,
+    temperature: float = 1.0,
+) -> Float[Tensor, "batch time"]:
+    """Log-probabilities of the last `completion_length` tokens of each row.
+
+    `ids` holds prompts padded on the left and completions padded on the right.
+    Under the distribution that is sampled from: logits divided by `temperature`.
+    Values at padded positions mean nothing.
+    """
+    logits = model(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=positions(mask),
+        logits_to_keep=completion_length + 1,
+        use_cache=False,
+    ).logits[:, -completion_length - 1 : -1]
+    targets = ids[:, -completion_length:]
+    logits = logits.float() / temperature
+    chosen = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+    result: Tensor = chosen - logits.logsumexp(-1)
+    return result
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Prompts and completions of some samples as padded tensors."""
+
+    ids: Int[Tensor, "batch length"]
+    attention: Int[Tensor, "batch length"]
+    mask: Bool[Tensor, "batch time"]
+    """True at completion tokens."""
+
+
+def pad(
+    prompts: Sequence[Sequence[int]],
+    completions: Sequence[Sequence[int]],
+    pad_id: int,
+    device: torch.device | str = "cpu",
+) -> Batch:
+    """Prompts padded on the left, completions on the right, both to the longest here."""
+    before = max(map(len, prompts))
+    after = max(map(len, completions))
+    ids = torch.full((len(prompts), before + after), pad_id, dtype=torch.long)
+    attention = torch.zeros_like(ids)
+    for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+        first, last = before - len(prompt), before + len(completion)
+        ids[row, first:last] = torch.tensor([*prompt, *completion])
+        attention[row, first:last] = 1
+    return Batch(ids.to(device), attention.to(device), attention[:, before:].bool().to(device))
+
+
+def micro_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Indices cut into batches of at most `budget` padded tokens, similar lengths
+    together; one sample longer than the budget stands alone."""
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    batches: list[list[int]] = []
+    for i in order:
+        # sorted from long to short, so the first of a batch sets its width
+        if batches and lengths[batches[-1][0]] * (len(batches[-1]) + 1) <= budget:
+            batches[-1].append(i)
+        else:
+            batches.append([i])
+    return batches
