@@ -55,6 +55,22 @@ def judge_one(reward: Reward, sample: Sample, wait: Await) -> Score:
         return failed(error)
 
 
+def judge_result(reward: Reward, result: Callable[[], Any]) -> Score:
+    """The same for a verdict that was awaited: `result()` returns it or raises."""
+    try:
+        return verdict(reward, result(), _no_more)
+    except MemoryError:
+        raise
+    except NOT_OURS:
+        raise
+    except BaseException as error:
+        return failed(error)
+
+
+def _no_more(awaitable: Awaitable[Any]) -> Any:
+    raise TypeError("an awaited score returned another awaitable")
+
+
 def judge_together(reward: Reward, samples: Sequence[Sample], wait: Await) -> list[Score]:
     """`reward.score_batch(samples)` for a whole group, which is never taken apart."""
     scores, problem = _batch(reward, samples, wait)
