@@ -363,10 +363,17 @@ class Pool:
         return heard
 
     def _patience(self) -> float | None:
-        if self._dying or any(worker.to_build for worker in self._workers):
-            return STALL_S
-        deadlines = [w.chunk.lane.deadline_s for w in self._workers if w.chunk is not None]
-        return min(STALL_S, min(deadlines) / 4) if deadlines else None
+        """Seconds until somebody may have overrun; None when nobody can."""
+        waits = [STALL_S] if self._dying else []
+        now = time.monotonic()
+        for worker in self._workers:
+            if worker.to_build:
+                waits.append(STALL_S)
+            elif worker.chunk is not None:
+                _, since = _at(worker, worker.chunk)
+                left = since + worker.chunk.lane.deadline_s - now
+                waits.append(min(max(left, 0.001), STALL_S))
+        return min(waits, default=None)
 
     def _hear(self, worker: Worker, kind: str, *rest: object) -> None:
         if kind == "built":
@@ -437,6 +444,9 @@ class Pool:
         self._suspects = 0
         for worker in list(self._workers):
             if worker in heard or worker not in self._workers:
+                continue
+            if worker.process.dead:  # and a child of its own keeps the socket open
+                self._died(worker, worker.process.how_it_died())
                 continue
             if worker.to_build:
                 if time.monotonic() - worker.started > BUILD_S:
