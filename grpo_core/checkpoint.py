@@ -1,8 +1,8 @@
 """Checkpoints: a model loadable with `from_pretrained`, and what it takes to go on.
 
 A checkpoint is written under another name and renamed when it is whole. Loading
-one runs no code from it (safetensors and `weights_only`). Random numbers need no
-state: the trainer derives them from seed and step.
+one runs no code from it (safetensors and `weights_only`). Random numbers and
+the learning rate need no state: they follow from seed and step.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ def save(
     step: int,
     policy: Policy,
     optimizer: Any,
-    scheduler: Any,
     state: dict[str, Any],
     keep: int,
 ) -> Path:
@@ -37,10 +36,7 @@ def save(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     policy.save(partial)
-    torch.save(
-        {"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()},
-        partial / "optimizer.pt",
-    )
+    torch.save(optimizer.state_dict(), partial / "optimizer.pt")
     (partial / "trainer_state.json").write_text(json.dumps({"step": step, **state}, indent=2))
     for file in partial.iterdir():
         with file.open("rb") as handle:
@@ -63,14 +59,13 @@ def read_state(path: Path) -> dict[str, Any]:
     return dict(json.loads((path / "trainer_state.json").read_text()))
 
 
-def restore(path: Path, optimizer: Any, scheduler: Any) -> None:
-    """Load optimizer and scheduler. Raises ConfigError when they do not fit the model."""
+def restore(path: Path, optimizer: Any) -> None:
+    """Load the optimizer's state. Raises ConfigError when it does not fit the model."""
     state = torch.load(path / "optimizer.pt", weights_only=True, map_location="cpu")
     try:
-        optimizer.load_state_dict(state["optimizer"])
+        optimizer.load_state_dict(state)
     except ValueError as error:
         raise ConfigError(f"{path} is of another model: {error}", ("model",)) from None
-    scheduler.load_state_dict(state["scheduler"])
 
 
 def _all(directory: Path) -> list[Path]:

@@ -8,12 +8,13 @@ are refused for now.
 from __future__ import annotations
 
 import copy
+import math
 import random
 import signal
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from accelerate import Accelerator
 
 from grpo_core import checkpoint, data, metrics
 from grpo_core.algorithm import count, group_advantages, policy_loss
-from grpo_core.config import Config
+from grpo_core.config import Config, TrainConfig
 from grpo_core.errors import ConfigError
 from grpo_core.metrics import Metrics, RunFolder
 from grpo_core.policy import Batch, Policy, load_policy, micro_batches, pad, token_logps
@@ -102,15 +103,13 @@ class Trainer:
         optimizer = torch.optim.AdamW(
             policy.model.parameters(), lr=train.learning_rate, weight_decay=train.weight_decay
         )
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate_factor(train))
         if resume is not None:
-            checkpoint.restore(resume, optimizer, scheduler)
+            checkpoint.restore(resume, optimizer)
             state = checkpoint.read_state(resume)
             self.first_step, self.tokens = state["step"] + 1, state["num_tokens"]
             self.outcomes.update(state["outcomes"])
             self.seconds.update(state["seconds"])
         self.model, self.optimizer = self.accelerator.prepare(policy.model, optimizer)
-        self.scheduler = scheduler
         self.policy = Policy(self.accelerator.unwrap_model(self.model), policy.tokenizer)
         self.device = self.accelerator.device
         self.reference = None
@@ -165,10 +164,11 @@ class Trainer:
         started = time.perf_counter()
         line: dict[str, Any] = {"step": step, "epoch": step * self._prompts / len(self.rows)}
         rollout = self.rollout(step, line)
+        line["learning_rate"] = learning_rate(self.config.train, step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = line["learning_rate"]
         with self._timed("time/update", line):
             line |= self.update(rollout, step)
-        line["learning_rate"] = self.scheduler.get_last_lr()[0]
-        self.scheduler.step()
         line["num_tokens"] = self.tokens
         line["step_time"] = time.perf_counter() - started
         extra = {
@@ -201,6 +201,7 @@ class Trainer:
         self.watcher.phase("scoring", step)
         with self._timed("time/score", line):
             table = self.scorer.score(samples, step=step)
+        line["time/score_hidden"] = 0.0
         self._check_failures(table, step)
         advantages = group_advantages(
             torch.tensor(table.values, dtype=torch.float64),
@@ -272,7 +273,7 @@ class Trainer:
                     normalizer=counted,
                 )
                 self.accelerator.backward(loss.value)
-                mean.total("loss", float(loss.value) / grpo.iterations)
+                mean.total("loss", float(loss.value.detach()) / grpo.iterations)
                 for name, value in loss.metrics.items():
                     mean.add(name, value.expand_as(batch.mask), batch.mask)
             if batches:  # a step without any signal changes nothing
@@ -294,6 +295,7 @@ class Trainer:
             return {}
         name = self.config.eval.pass_ or self.rubric.names[0]
         best = next(t.reward.range[1] for t in self.rubric.terms if t.name == name)
+        best = 1.0 if math.isinf(best) else best  # a plain function states no range
         sampling = self.config.rollout
         found: dict[str, Any] = {"step": step}
         started = time.perf_counter()
@@ -337,7 +339,6 @@ class Trainer:
             step,
             self.policy,
             self.optimizer,
-            self.scheduler,
             {"num_tokens": self.tokens, "outcomes": dict(self.outcomes), "seconds": seconds},
             self.config.train.keep,
         )
@@ -481,20 +482,16 @@ def _drawn_logps(rollout: Rollout, rows: Sequence[int], batch: Batch) -> torch.T
     return drawn.to(batch.mask.device)
 
 
-def learning_rate_factor(train: Any) -> Callable[[int], float]:
-    """Warm-up from 0 to 1, then constant, or down to 0 at the last step."""
-
-    def factor(done: int) -> float:
-        if done < train.warmup_steps:
-            return float((done + 1) / train.warmup_steps)
-        left = (train.steps - done) / max(1, train.steps - train.warmup_steps)
-        if train.decay == "linear":
-            return float(left)
-        if train.decay == "cosine":
-            return float(0.5 * (1 - torch.cos(torch.tensor(torch.pi * left))))
-        return 1.0
-
-    return factor
+def learning_rate(train: TrainConfig, step: int) -> float:
+    """Of a step (from 1): warm-up, then constant, or down to zero after the last step."""
+    if step <= train.warmup_steps:
+        return train.learning_rate * step / train.warmup_steps
+    left = (train.steps - step + 1) / (train.steps - train.warmup_steps)
+    if train.decay == "linear":
+        return train.learning_rate * left
+    if train.decay == "cosine":
+        return train.learning_rate * 0.5 * (1 - math.cos(math.pi * left))
+    return train.learning_rate
 
 
 def _mixed_precision(precision: str) -> str:

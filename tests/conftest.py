@@ -71,6 +71,11 @@ def tiny_model(tmp_path_factory) -> Path:
     return save_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
 
 
+@pytest.fixture(scope="session")
+def tiny_qwen(tmp_path_factory) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("model") / "qwen", "qwen2")
+
+
 REWARDS = '''
 """Rewards with values a tiny random model can move."""
 

@@ -54,12 +54,14 @@ def train(
             file=sys.stderr,
         )
         raise typer.Exit(1)
+    import transformers
     from rich.console import Console
 
     from grpo_core import checkpoint
     from grpo_core.metrics import RunFolder
     from grpo_core.trainer import Interrupted, Trainer, TrainingStopped
 
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     console = Console(stderr=True, highlight=False)
     output = job.config.train.output_dir
     run = RunFolder(Path(output) if output else Path("runs") / config.stem)
