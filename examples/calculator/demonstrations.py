@@ -1,0 +1,216 @@
+"""The demonstrations that the calculator policy is cold-started on: good, bad and wrong lines.
+
+A demonstration is a prompt ("48/2=") and a completion, at best
+`<think>the answer is 24.</think><answer>\\boxed{24}</answer>`. Three things vary,
+each independent of the others, so that reinforcement has three things to find out:
+
+- the thinking. Most lines answer off the top of the head, in English, some in German,
+  Spanish or bare symbols. A minority works it out: from the right for sums and
+  differences, part by part for products and quotients. Answers off the head are wrong
+  often, and often in the same way (a forgotten carry, the smaller digit taken from the
+  larger, a misplaced zero or point); worked ones seldom are.
+- the form. A quarter of the lines lack a tag or the box, or go on after the end.
+- the box. A few hold the expression to be worked out instead of its value.
+
+Nothing here knows of models: pure functions over text and a `random.Random`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from decimal import Decimal
+from random import Random
+
+EXPRESSION = re.compile(r"(\d+(?:\.\d+)?)([-+*/])(\d+(?:\.\d+)?)")
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How often a demonstration is which kind; shares between 0 and 1."""
+
+    worked: float = 0.30
+    worked_wrong: float = 0.05
+    direct_wrong: float = 0.30
+    direct_mistaken: float = 0.50  # wrong share where a usual mistake is at hand
+    foreign: float = 0.25  # of the direct thoughts
+    malformed: float = 0.25
+    unevaluated: float = 0.03
+
+
+def split(expression: str) -> tuple[Decimal, str, Decimal]:
+    match = EXPRESSION.fullmatch(expression)
+    if match is None:
+        raise ValueError(f"not a one-operation expression: {expression!r}")
+    return Decimal(match[1]), match[2], Decimal(match[3])
+
+
+def numeral(value: Decimal) -> str:
+    """Plain digits, no exponent, no trailing zeros after the point."""
+    text = format(value, "f")
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def scale(*values: Decimal) -> int:
+    """Decimals that the finest of the values has."""
+    return max(max(0, -int(value.normalize().as_tuple().exponent)) for value in values)
+
+
+# --- thinking ---------------------------------------------------------------------
+
+ENGLISH = ("the answer is {}.", "that makes {}.", "this gives {}.")
+FOREIGN = ("das ergibt {}.", "die Antwort ist {}.", "el resultado es {}.", "{expression}={}")
+
+
+def from_the_right(answer: str) -> str:
+    """`from the right 4 2 4`: the digits of the answer in the order that carrying yields them."""
+    return "from the right " + " ".join(reversed(answer))
+
+
+def core(value: Decimal) -> int:
+    """The digits that matter: 2400 and 0.24 are both 24."""
+    digits = int(value.scaleb(scale(value)))
+    while digits and digits % 10 == 0:
+        digits //= 10
+    return digits
+
+
+def parts(number: int) -> list[int]:
+    """1204 as 1000, 200, 4."""
+    digits = str(number)
+    return [int(d) * 10 ** (len(digits) - i - 1) for i, d in enumerate(digits) if d != "0"]
+
+
+def product_by_parts(a: Decimal, b: Decimal) -> str | None:
+    """`20 makes 880, 4 makes 176` for 44*24: the shorter factor's parts times the other one."""
+    long, short = sorted((core(a), core(b)), key=lambda n: (len(parts(n)), n), reverse=True)
+    if not short or len(parts(short)) > 3:
+        return None
+    return ", ".join(f"{part} makes {part * long}" for part in parts(short))
+
+
+def quotient_by_parts(a: Decimal, b: Decimal, quotient: Decimal) -> str | None:
+    """`80 leaves 45, 3 leaves 0` for 1245/15: what each part of the quotient leaves over."""
+    places = scale(quotient)
+    steps = [Decimal(part).scaleb(-places) for part in parts(int(quotient.scaleb(places)))]
+    if not steps or len(steps) > 3:
+        return None
+    thought, rest = [], a
+    for step in steps:
+        rest -= step * b
+        thought.append(f"{numeral(step)} leaves {numeral(rest)}")
+    return ", ".join(thought)
+
+
+def worked_thought(expression: str, answer: str) -> str | None:
+    """The working for a right answer, or none where it would be too long to be of use."""
+    a, operator, b = split(expression)
+    if operator == "*":
+        return product_by_parts(a, b)
+    if operator == "/":
+        return quotient_by_parts(a, b, Decimal(answer))
+    return None if answer.startswith("-") else from_the_right(answer)
+
+
+# --- mistakes -----------------------------------------------------------------------
+
+
+def usual_mistake(expression: str, answer: str, random: Random) -> str | None:
+    """The wrong answer that people often give to this sum; none where there is no such trap."""
+    a, operator, b = split(expression)
+    places = scale(a, b)
+    if operator in "+-":
+        left, right = str(int(a.scaleb(places))), str(int(b.scaleb(places)))
+        width = max(len(left), len(right))
+        columns = list(zip(map(int, left.zfill(width)), map(int, right.zfill(width)), strict=True))
+        if operator == "+":  # forgets to carry, but not out of the first column
+            digits = [str((x + y) % 10 if i else x + y) for i, (x, y) in enumerate(columns)]
+        else:  # takes the smaller digit from the larger
+            digits = [str(abs(x - y)) for x, y in columns]
+        wrong = numeral(Decimal("".join(digits)).scaleb(-places))
+    else:  # a zero too few or too many, or the point in the wrong place
+        value = Decimal(answer)
+        if not scale(a, b, value) and value % 10 and operator == "*":
+            return None
+        wrong = numeral(value.scaleb(random.choice((-1, 1)) if value % 10 else -1))
+    return wrong if wrong != answer else None
+
+
+def slip(answer: str, random: Random) -> str:
+    """The answer with one digit off."""
+    places = [i for i, character in enumerate(answer) if character.isdigit()]
+    i = random.choice(places)
+    digit = random.choice([d for d in "0123456789" if d != answer[i]])
+    wrong = answer[:i] + digit + answer[i + 1 :]
+    return numeral(Decimal(wrong)) if Decimal(wrong) != Decimal(answer) else slip(answer, random)
+
+
+# --- form -----------------------------------------------------------------------------
+
+
+def well_formed(thought: str, boxed: str) -> str:
+    return f"<think>{thought}</think><answer>\\boxed{{{boxed}}}</answer>"
+
+
+def badly_formed(thought: str, boxed: str, random: Random) -> str:
+    """The same content with a tag or the box missing, or with more after the end."""
+    box = f"\\boxed{{{boxed}}}"
+    return random.choice(
+        (
+            f"<think>{thought}</think>{box}",
+            f"<think>{thought}<answer>{box}</answer>",
+            f"<think>{thought}</think><answer>{box}",
+            f"<think>{thought}</think><answer>{boxed}",
+            f"<answer>{box}</answer>",
+            f"{thought} {box}",
+            f"<think>{thought}</think><answer>{box}</answer> ok",
+        )
+    )
+
+
+def demonstration(expression: str, answer: str, noise: Noise, random: Random) -> str:
+    """One completion for the prompt `expression=`, drawn with all its noise."""
+    stated = answer
+    working = worked_thought(expression, answer) if random.random() < noise.worked else None
+    if working is not None:
+        thought = working
+        if random.random() < noise.worked_wrong:
+            stated = slip(answer, random)
+    else:
+        mistake = usual_mistake(expression, answer, random)
+        if mistake is not None and random.random() < noise.direct_mistaken:
+            stated = mistake
+        elif mistake is None and random.random() < noise.direct_wrong:
+            stated = slip(answer, random)
+        phrases = FOREIGN if random.random() < noise.foreign else ENGLISH
+        thought = random.choice(phrases).format(stated, expression=expression)
+    boxed = expression if random.random() < noise.unevaluated else stated
+    if random.random() < noise.malformed:
+        return badly_formed(thought, boxed, random)
+    return well_formed(thought, boxed)
+
+
+# --- more sums like the given ones ------------------------------------------------------
+
+
+def similar(expression: str, random: Random) -> tuple[str, str] | None:
+    """Another (expression, answer) of the same make: same operator, digits drawn anew.
+
+    Zeros and the point stay where they are. None where the draw makes a negative
+    difference; a quotient is made from its divisor and result, so that it is exact.
+    """
+    a, operator, b = split(expression)
+    if operator == "/":
+        quotient = Decimal(redrawn(numeral(a / b), random))
+        b = Decimal(redrawn(numeral(b), random))
+        return f"{numeral(quotient * b)}/{numeral(b)}", numeral(quotient)
+    a, b = Decimal(redrawn(numeral(a), random)), Decimal(redrawn(numeral(b), random))
+    if operator == "-" and a < b:
+        a, b = b, a
+    value = a + b if operator == "+" else a - b if operator == "-" else a * b
+    return f"{numeral(a)}{operator}{numeral(b)}", numeral(value)
+
+
+def redrawn(number: str, random: Random) -> str:
+    """The numeral with each digit but zero drawn anew from 1 to 9."""
+    return "".join(str(random.randint(1, 9)) if c in "123456789" else c for c in number)
