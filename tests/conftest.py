@@ -40,7 +40,7 @@ def char_tokenizer():
 
 def save_tiny_model(directory: Path, family: str = "llama") -> Path:
     """A randomly initialised two-layer model and a character tokenizer, on disk."""
-    import torch
+    torch = pytest.importorskip("torch")
     from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
     torch.manual_seed(0)

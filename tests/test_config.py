@@ -14,6 +14,15 @@ RUN = (
 )
 
 
+@pytest.fixture
+def tiny_model(tmp_path):
+    """What passes for a model folder as long as nobody loads it."""
+    folder = tmp_path / "a_model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    return folder
+
+
 def train(project, *overrides, config="grpo.yaml"):
     return subprocess.run(
         [sys.executable, "-c", RUN, "train", str(project / config), *overrides],
