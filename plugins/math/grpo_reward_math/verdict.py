@@ -1,6 +1,12 @@
 """Is this answer equal to this gold? In layers, cheapest first; the verdict says which decided.
 
-1. numbers: both are numerals; exact rationals decide.
+1. numbers: both are numerals; exact rationals decide (`numbers`)
+2. words: the gold is a text or a choice letter (`words`)
+3. text: the same tokens once layout is dropped (`tokens`)
+4. mathematics: both are read into trees and compared by shape and value (`compare`)
+5. sympy: a gold that only math-verify can read, such as a sum or an integral (`fallback`)
+
+No layer uses signals or threads, and each bounds its cost before it computes.
 """
 
 from __future__ import annotations
@@ -8,10 +14,16 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
+from grpo_reward_math import words
 from grpo_reward_math.numbers import Number, read_number, rounds_to
+from grpo_reward_math.readings import answer_readings, gold_readings
+from grpo_reward_math.tree import Node, TooCostly, Unreadable
 
 MAX_ANSWER = 2000
 """Characters; what is longer is no answer but a text."""
+MAX_GOLD = 4000
+
+Kind = Literal["auto", "math", "choice", "text"]
 
 
 class Rules(NamedTuple):
@@ -30,30 +42,99 @@ class Verdict(NamedTuple):
 
 
 class Gold(NamedTuple):
-    """A gold answer, read once."""
+    """A gold answer, read once. `unreadable` says why it cannot be; empty when it can."""
 
     text: str
     number: Number | None = None
+    choice: str | None = None
+    words: words.Text | None = None
+    readings: tuple[Node, ...] = ()
     unreadable: str = ""
-    """Why it cannot be read; empty when it can."""
 
 
 @lru_cache(maxsize=8192)
-def read_gold(text: str, kind: str = "auto") -> Gold:
+def read_gold(text: str, kind: Kind = "auto") -> Gold:
+    """Read a gold answer, as `kind` or as whatever it looks like."""
+    if len(text) > MAX_GOLD:
+        return Gold(text, unreadable=f"it is {len(text)} characters long")
+    if kind == "choice":
+        letter = words.read_choice(text, force=True)
+        unreadable = "" if letter else "no choice letter begins it"
+        return Gold(text, choice=letter, unreadable=unreadable)
+    if kind == "text":
+        read = words.read_text(text, force=True)
+        return Gold(text, words=read, unreadable="" if read else "it has no words")
     number = read_number(_bare(text))
     if number is not None:
         return Gold(text, number)
-    return Gold(text, unreadable="not a number")
+    if kind == "auto":
+        if letter := words.read_choice(text):
+            return Gold(text, choice=letter)
+        if read := words.read_text(text):
+            return Gold(text, words=read)
+    try:
+        return Gold(text, readings=gold_readings(text))
+    except (Unreadable, TooCostly) as error:
+        return Gold(text, unreadable=str(error))
 
 
 def decide(gold: Gold, answer: str, rules: Rules) -> Verdict:
-    """Whether `answer` equals `gold` under `rules`, and why."""
+    """Whether `answer` equals a readable `gold` under `rules`, and why."""
     if len(answer) > MAX_ANSWER:
         return Verdict(False, f"{len(answer)} characters are too long for an answer")
-    number = read_number(_bare(answer))
-    if gold.number is not None and number is not None:
-        return compare_numbers(gold.number, number, rules)
-    return Verdict(False, "not read")
+    if gold.number is not None:
+        number = read_number(_bare(answer))
+        if number is not None:
+            return compare_numbers(gold.number, number, rules)
+    if gold.choice is not None:
+        letter = words.read_choice(answer, force=True)
+        if letter is None:
+            return Verdict(False, "one choice letter is wanted")
+        return Verdict(
+            letter == gold.choice, "the same choice" if letter == gold.choice else "another choice"
+        )
+    if gold.words is not None:
+        why = words.same_text(gold.words, answer)
+        return Verdict(bool(why), why or "other words")
+    return _compare_trees(gold, answer, rules)
+
+
+def _compare_trees(gold: Gold, answer: str, rules: Rules) -> Verdict:
+    # sympy-free and mpmath-free up to here: most pairs never come this far
+    from grpo_reward_math.compare import same_answer
+    from grpo_reward_math.forms import wrong_form
+
+    mine = gold.readings or _number_readings(gold.text)
+    try:
+        theirs = answer_readings(answer, chains=rules.chains, approximate=rules.approximate)
+    except Unreadable as error:
+        return Verdict(False, f"the answer cannot be read: {error}")
+    verdict = Verdict(False, "another value")
+    for first, reading in enumerate(mine):
+        for other in theirs:
+            try:
+                match = same_answer(
+                    reading, other, units=rules.units, lenient_percent=rules.lenient_percent
+                )
+            except TooCostly as error:
+                verdict = Verdict(False, f"not worked out: {error}")
+                continue
+            except Unreadable as error:
+                verdict = Verdict(False, f"the answer cannot be read: {error}")
+                continue
+            if match.equal:
+                complaint = wrong_form(reading, other, rules.form)
+                if not complaint:
+                    return Verdict(True, match.why)
+                verdict = Verdict(False, f"equal, but {complaint}")
+            elif first == 0 and not verdict.why.startswith("equal"):
+                verdict = Verdict(False, match.why)
+    return verdict
+
+
+@lru_cache(maxsize=8192)
+def _number_readings(text: str) -> tuple[Node, ...]:
+    return gold_readings(text)
 
 
 def compare_numbers(gold: Number, answer: Number, rules: Rules) -> Verdict:
