@@ -32,8 +32,9 @@ class ModelConfig(Section):
 
     name: str
     """A directory saved with `save_pretrained`, or a model id of the Hub."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the weights. `auto`: as the checkpoint says."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the weights. In bfloat16 small updates are rounded away; `train.precision`
+    makes the arithmetic fast without that."""
 
 
 def _check_prompt(value: object) -> object:
@@ -74,13 +75,17 @@ class GrpoConfig(Section):
     """The objective; `algorithm/` says what each term means."""
 
     group_size: int = Field(default=8, ge=2)
+    """Completions drawn for each prompt."""
     objective: Literal["grpo", "bnpo", "dr_grpo", "dapo", "luspo", "cispo", "sapo", "vespo"] = (
         "dapo"
     )
+    """The loss; docs/engine.md tells them apart."""
     level: Literal["token", "sequence"] = "token"
     """Whether ratios are taken a token or a whole sequence (GSPO)."""
     epsilon: float = Field(default=0.2, gt=0)
+    """How far below 1 a ratio still counts."""
     epsilon_high: float | None = Field(default=None, gt=0)
+    """How far above 1; `epsilon` when not given. For cispo the cap on ratios itself."""
     delta: float | None = Field(default=None, gt=1)
     """Two-sided clipping: ratios are first capped here."""
     beta: float = Field(default=0.0, ge=0)
@@ -101,7 +106,9 @@ class RolloutConfig(Section):
     max_tokens: int = Field(default=256, gt=0)
     """Tokens a completion may have."""
     temperature: float = Field(default=1.0, gt=0)
+    """Divides the logits, in drawing and in training alike."""
     top_p: float = Field(default=1.0, gt=0, le=1)
+    """Draw among the likeliest tokens that together reach this probability."""
     top_k: int = Field(default=0, ge=0)
     """Draw among the k likeliest tokens; 0: among all."""
     batch_size: int = Field(default=256, gt=0)
@@ -112,19 +119,27 @@ class TrainConfig(Section):
     """The loop."""
 
     prompts_per_step: int = Field(default=16, gt=0)
+    """Groups a step learns from."""
     steps: int = Field(default=500, gt=0)
+    """Rollouts, each followed by `grpo.iterations` updates."""
     learning_rate: float = Field(default=1e-6, gt=0)
+    """Of AdamW, after the warm-up."""
     warmup_steps: int = Field(default=0, ge=0)
+    """Steps over which the learning rate rises to its full value."""
     decay: Literal["constant", "linear", "cosine"] = "constant"
     """What the learning rate does after the warm-up, to zero at the last step."""
     weight_decay: float = Field(default=0.0, ge=0)
+    """Of AdamW."""
     max_grad_norm: float = Field(default=1.0, gt=0)
+    """Longer gradients are shortened to this."""
     tokens_per_micro_batch: int = Field(default=16384, gt=0)
     """Padded tokens in one forward and backward pass; bounds memory, changes no result."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the arithmetic in training. `auto`: bfloat16 where the hardware has it fast."""
     gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, more time."""
     seed: int = 0
+    """Of the rows' order and of every drawn token."""
     save_every: int = Field(default=50, ge=0)
     """Steps between checkpoints; 0: only at the end."""
     keep: int = Field(default=3, gt=0)
@@ -132,8 +147,9 @@ class TrainConfig(Section):
     max_failures: float = Field(default=0.5, gt=0, le=1)
     """Stop when more than this share of a step's scores end in error or invalid."""
     output_dir: str | None = None
-    """Instead of `runs/<name of the config file>`; relative to where you are."""
+    """Instead of `runs/<name>`; relative to where you are."""
     trackers: list[Literal["tensorboard", "wandb"]] = []
+    """Where metrics go besides metrics.jsonl, through accelerate."""
 
 
 class EvalConfig(Section):
@@ -142,16 +158,20 @@ class EvalConfig(Section):
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
     path: str
+    """As in `data`."""
     split: str = "test"
+    """As in `data`."""
     subset: str | None = None
+    """As in `data`."""
     prompt: Prompt = None
     """As in `data`, whose template is used when none is given here."""
     limit: int | None = Field(default=None, gt=0)
+    """As in `data`."""
     every: int = Field(default=0, ge=0)
     """Steps between evaluations; 0: only before and after."""
     pass_: str | None = Field(default=None, alias="pass")
-    """pass@1 is the share of samples on which this reward gives its maximum;
-    the first reward of the rubric when not given."""
+    """pass@1 is the share of samples on which this reward gives its maximum (1.0
+    where it states no range); the first reward of the rubric when not given."""
 
 
 class ScoringConfig(Section):
@@ -165,11 +185,14 @@ class PluginsConfig(Section):
     """Which plugins are loaded."""
 
     block: list[str] = []
+    """Names of plugins that are not loaded."""
 
 
 class Config(Section):
     """A whole config."""
 
+    name: str | None = Field(default=None, pattern=r"^[^/]+$")
+    """Of the run, whose folder is `runs/<name>`; the config file's name when not given."""
     model: ModelConfig
     data: DataConfig
     rubric: RubricConfig

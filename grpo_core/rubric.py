@@ -64,12 +64,15 @@ class RewardConfig(BaseModel):
     weight: Weight = 1.0
     """A number, or a schedule `{step: number}`, linear between."""
     options: dict[str, Any] = {}
+    """What the reward lets be set; `grpo_core.Reward.Options`."""
     only_if: dict[str, float] = {}
     """Counts only where each named reward's value is at least this; else it abstains."""
     when: dict[str, Any] = {}
     """Applies only to rows whose columns have these values."""
     clip: tuple[float, float] | None = None
+    """Values are held between these two before they are weighed."""
     deadline_s: float | None = Field(default=None, gt=0)
+    """Seconds a sample may take before it is killed; the reward's own when not given."""
     on_timeout: PolicyField = None
     on_error: PolicyField = None
     on_invalid: PolicyField = None
@@ -82,7 +85,9 @@ class TagsConfig(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     think: str = "think"
+    """Around the thinking."""
     answer: str = "answer"
+    """Around the answer."""
 
 
 class RubricConfig(BaseModel):
@@ -91,8 +96,12 @@ class RubricConfig(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     rewards: list[RewardConfig] = Field(min_length=1)
+    """What judges a sample; see below."""
     combine: Literal["sum", "gdpo"] = "sum"
+    """`sum`: weigh and add, then normalise in the group. `gdpo`: normalise each in
+    the group, then weigh and add."""
     tags: TagsConfig = TagsConfig()
+    """What encloses thinking and answer; see below."""
 
 
 @dataclass(frozen=True)

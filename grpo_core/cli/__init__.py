@@ -47,8 +47,9 @@ def main() -> None:
         sys.exit(2)
 
 
-from grpo_core.cli import plot, plugins, train  # noqa: E402  (they need nothing from here)
+from grpo_core.cli import plot, plugins, score, train  # noqa: E402  (they need nothing from here)
 
 app.command("train")(train.train)
+app.command("score")(score.score)
 app.command("plugins")(plugins.plugins)
 app.command("plot")(plot.plot)

@@ -64,7 +64,7 @@ def train(
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     console = Console(stderr=True, highlight=False)
     output = job.config.train.output_dir
-    run = RunFolder(Path(output) if output else Path("runs") / config.stem)
+    run = RunFolder(Path(output) if output else Path("runs") / (job.config.name or config.stem))
     found = checkpoint.latest(run.checkpoints_path) if resume else None
     if resume and found is None:
         raise ConfigError(f"nothing to resume: {run.checkpoints_path} holds no checkpoint")
