@@ -126,7 +126,7 @@ class RunFolder:
     def start(self) -> Path | None:
         """Make the folder anew. One that holds a run is moved aside, and its new path returned."""
         aside = None
-        if self.metrics_path.exists():
+        if self.metrics_path.exists() and self.metrics_path.stat().st_size:
             number = 1
             while self.path.with_name(f"{self.path.name}.{number}").exists():
                 number += 1
