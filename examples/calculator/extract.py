@@ -7,9 +7,10 @@ brackets, fractions, percentages, and any mark whose stated result is not exactl
 (a rounded result counts as wrong, nothing is rounded here, so every gold is exact).
 
 Numbers are written one way (`.5` is 0.5, `9.00` is 9), so that the same sum is the
-same row. The test rows come from the test file and are those whose sum does not occur
-in the train file; order is that of first appearance. Running it twice gives the same
-bytes. It needs nothing but the standard library:
+same row. The test rows are all the sums of the test file, the train rows those of the
+train file that the test file does not have: so the held-out sums are what real word
+problems need, not just the rare ones left over. Order is that of first appearance;
+running it twice gives the same bytes. It needs nothing but the standard library:
 
     python extract.py gsm8k_train.jsonl gsm8k_test.jsonl
 """
@@ -81,9 +82,9 @@ def main() -> None:
     parser.add_argument("test", type=Path, help="gsm8k_test.jsonl")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder to write")
     arguments = parser.parse_args()
-    train = distinct_sums(arguments.train.read_text(encoding="utf-8").splitlines())
-    everything = distinct_sums(arguments.test.read_text(encoding="utf-8").splitlines())
-    test = {expression: answer for expression, answer in everything.items() if expression not in train}
+    test = distinct_sums(arguments.test.read_text(encoding="utf-8").splitlines())
+    everything = distinct_sums(arguments.train.read_text(encoding="utf-8").splitlines())
+    train = {expression: answer for expression, answer in everything.items() if expression not in test}
     write(arguments.out / "train.jsonl", train)
     write(arguments.out / "test.jsonl", test)
     print(f"train.jsonl {len(train)} rows, test.jsonl {len(test)} rows")
