@@ -89,6 +89,11 @@ class _Comparison:
             items = theirs[0].value.args
             if theirs[0].value.name in ("()", "[]") and len(items) == len(mine):
                 return self.in_order([part.value for part in mine], list(items))
+        if len(mine) == 1 and mine[0].value.kind == "tuple" and mine[0].value.name == "()":
+            names = [part.label for part in theirs]
+            if all(names) and len(set(names)) == len(names):  # x = 1, y = 2 for (1, 2)
+                named = sorted(theirs, key=lambda part: part.label)
+                return self.in_order(list(mine[0].value.args), [part.value for part in named])
         return self.several(mine, theirs)
 
     def labelled(self, whole: Node, gold: Labelled, answer: Labelled) -> Match:
@@ -167,6 +172,11 @@ class _Comparison:
             return self.values(gold.args[0], answer)
         if answer.kind == "set" and len(answer.args) == 1 and gold.kind != "set":
             return self.values(gold, answer.args[0])
+        if gold.kind == answer.kind == "ratio":
+            return self.ratios(gold, answer)
+        if gold.kind == answer.kind == "based":
+            same = gold == answer
+            return Match(same, "the same number in the same base" if same else "another number")
         if gold.kind == answer.kind == "call":
             return self.in_order(list(gold.args), list(answer.args))
         if gold.kind == answer.kind and gold.kind in ("rel", "quant"):
@@ -174,6 +184,15 @@ class _Comparison:
         if is_expression(gold) and is_expression(answer):
             return self.formulas(gold, answer)
         return Match(False, f"{_called(answer)} is given, {_called(gold)} is wanted")
+
+    def ratios(self, gold: Node, answer: Node) -> Match:
+        if len(gold.args) != len(answer.args):
+            return Match(False, "a ratio of another length")
+        for mine, other in zip(gold.args[1:], answer.args[1:], strict=True):
+            cross = (Node("mul", (mine, answer.args[0])), Node("mul", (other, gold.args[0])))
+            if not same_formula(*cross):
+                return Match(False, "another ratio")
+        return Match(True, "the same ratio")
 
     def formulas(self, gold: Node, answer: Node) -> Match:
         if gold.kind == "deg" and answer.kind != "deg":
@@ -281,6 +300,9 @@ class _Comparison:
         """Values with units: the units must agree, and then the values in them."""
         mine, my_unit = _quantity(gold)
         theirs, their_unit = _quantity(answer)
+        if gold.kind == "deg" and their_unit is not None and _is_angle(their_unit):
+            why = same_formula(gold, theirs)  # radians are plain numbers, degrees are not
+            return Match(bool(why), why or "another angle")
         if self.units == "ignore" or my_unit is None:
             return self.values(mine, theirs)
         if their_unit is None:
@@ -321,6 +343,10 @@ def _quantity(node: Node) -> tuple[Node, Unit | None]:
             words.append((word, sign))
         sign = 1
     return node.args[0], read_unit(tuple(words))
+
+
+def _is_angle(unit: Unit) -> bool:
+    return [name for name, _ in unit.dimensions] == ["angle"]
 
 
 def _wraps_set(node: Node) -> bool:

@@ -61,6 +61,18 @@ def value_of(node: Node, digits: int = 30) -> Any:
     return _evaluate(node, {}, digits).value
 
 
+def has_value(node: Node) -> bool:
+    """Whether a closed formula has a value at all; True when it is too costly to tell."""
+    if node.has("pm") or any(_is_symbol(part) for part in node.walk()):
+        return True  # ±, infinity and sets of numbers stand for themselves
+    try:
+        return exact(node) is not None or value_of(node) is not None
+    except TooCostly:
+        return True
+    except NoValue:
+        return False
+
+
 def real_value(node: Node) -> float | None:
     """The value of a closed real formula as a float, for ordering; None when it has none."""
     try:
@@ -314,6 +326,10 @@ def _context() -> Any:
 
 def _is_complex(value: Any) -> bool:
     return isinstance(value, _context().mpc) and bool(abs(value.imag) > 1e-25 * (1 + abs(value)))
+
+
+def _is_symbol(node: Node) -> bool:
+    return node.kind == "const" and node.name not in ("pi", "e", "I")
 
 
 def _imaginary(node: Node) -> bool:

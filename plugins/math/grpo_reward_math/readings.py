@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from grpo_reward_math.grammar import parse
+from grpo_reward_math.numeric import has_value
 from grpo_reward_math.shapes import unlabel
 from grpo_reward_math.tokens import has_comma_groups, tokenize
-from grpo_reward_math.tree import Node, Unreadable
+from grpo_reward_math.tree import NeedsAlgebra, Node, Unreadable, is_expression
 
 _HOW = {"~": "it is marked as approximate", "->": "an arrow", "=>": "an implication"}
 
@@ -20,10 +21,18 @@ _HOW = {"~": "it is marked as approximate", "->": "an arrow", "=>": "an implicat
 def gold_readings(text: str) -> tuple[Node, ...]:
     """What a gold says, most likely reading first. Raises Unreadable."""
     readings: list[Node] = []
-    for tree in _trees(text):
+    try:
+        trees = _trees(text)
+    except NeedsAlgebra:
+        from grpo_reward_math.fallback import read_with_sympy
+
+        trees = [read_with_sympy(text)]
+    for tree in trees:
         readings.extend(_said(tree))
     for reading in readings:
         _refuse_words(reading)
+        if is_expression(reading) and not reading.variables() and not has_value(reading):
+            raise Unreadable("it has no value")
     return tuple(readings)
 
 

@@ -11,7 +11,7 @@ import re
 from fractions import Fraction
 from typing import NamedTuple
 
-from grpo_reward_math.tree import Unreadable
+from grpo_reward_math.tree import NeedsAlgebra, Unreadable
 from grpo_reward_math.units import is_unit
 from grpo_reward_math.vocabulary import (
     BIG,
@@ -61,6 +61,9 @@ _TOKEN = re.compile(
     re.DOTALL,
 )
 _COMMA_GROUPS = re.compile(r"(?<![0-9,.])([0-9]{1,3})((?:,[0-9]{3})+)(?![0-9]|,[0-9]|\.[0-9]*,)")
+_UNIT_REST = re.compile(
+    r"\s*(?:\^\s*\{?[23]\}?)?\s*(?:/\s*[A-Za-z]{1,4}(?:\^\{?2\}?)?)?\s*\.?\s*\$?"
+)
 _ORDINAL = frozenset({"st", "nd", "rd", "th"})
 
 
@@ -126,7 +129,7 @@ def _read(text: str, tokens: list[Token], *, words: bool) -> None:
         elif kind == "command":
             _command(piece[1:], tokens)
         elif kind == "letters":
-            _letters(piece, tokens, words=words, spaced=spaced, rest=text[at : at + 3])
+            _letters(piece, tokens, words=words, spaced=spaced, rest=text[at : at + 30])
         elif kind == "begin":
             name = piece[piece.index("{") + 1 : piece.index("}")]
             tokens.append(Token(piece[1:4], name.rstrip("*")))
@@ -177,7 +180,7 @@ def _command(name: str, tokens: list[Token]) -> None:
     elif name in GREEK:
         tokens.append(Token("var", name))
     elif name in BIG:
-        raise Unreadable(f"\\{name} is not worked out")
+        raise NeedsAlgebra(f"\\{name} is not worked out")
     else:
         raise Unreadable(f"the command \\{name} is not known")
 
@@ -239,8 +242,8 @@ def _letters(run: str, tokens: list[Token], *, words: bool, spaced: bool, rest: 
     elif run in GREEK:
         tokens.append(Token("var", run))
     elif len(run) == 1:
-        if previous == "num" and spaced and is_unit(run) and len(tokens) == 1 and not rest.strip():
-            tokens.append(Token("word", run))  # "5 m" and nothing else
+        if is_unit(run) and _stands_for_unit(tokens, spaced, rest):
+            tokens.append(Token("word", run))
         else:
             tokens.append(
                 Token("const", {"e": "e", "i": "I"}[run]) if run in "ei" else Token("var", run)
@@ -250,6 +253,14 @@ def _letters(run: str, tokens: list[Token], *, words: bool, spaced: bool, rest: 
     else:
         for letter in run:
             _letters(letter, tokens, words=False, spaced=False, rest="")
+
+
+def _stands_for_unit(tokens: list[Token], spaced: bool, rest: str) -> bool:
+    """Whether a single letter is a unit: `5 m` and nothing else, or the s of `5 km/s`."""
+    kinds = [token.kind for token in tokens[-2:]]
+    if kinds == ["word", "/"]:
+        return True
+    return kinds == ["num"] and spaced and _UNIT_REST.fullmatch(rest) is not None
 
 
 def is_word(run: str) -> bool:

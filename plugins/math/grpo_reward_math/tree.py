@@ -11,6 +11,10 @@ class Unreadable(Exception):
     """The text is no mathematics that we know; the message says what is in the way."""
 
 
+class NeedsAlgebra(Unreadable):
+    """It has a sum, an integral or the like, which only sympy works out."""
+
+
 class TooCostly(Exception):
     """Working it out would cost too much; the message names the part."""
 
@@ -21,7 +25,7 @@ class Node:
 
     kind   expressions: num var const add mul div pow neg pm fn call fact percent deg
            structures: tuple set builder union inter minus matrix rel chain list
-           quantity ratio quant word
+           quantity ratio based quant word
     name   the variable, constant, function, relation, brackets or unit
     value  a `num`'s exact value; `decimals` the digits written after its point
     """
@@ -71,7 +75,9 @@ class Node:
 
 _words = str.split
 STRUCTURES = frozenset(
-    _words("tuple set builder union inter minus matrix rel chain list quantity ratio quant word")
+    _words(
+        "tuple set builder union inter minus matrix rel chain list quantity ratio based quant word"
+    )
 )
 
 

@@ -109,7 +109,7 @@ _NOT_A_THING = frozenset(
 
 def is_unit(word: str) -> bool:
     """Whether the word alone names a measuring unit."""
-    return _lookup(word) is not None
+    return word.lower() in _SPEEDS or _lookup(word) is not None
 
 
 def scale_word(word: str) -> int | None:

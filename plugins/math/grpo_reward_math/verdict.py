@@ -11,6 +11,7 @@ No layer uses signals or threads, and each bounds its cost before it computes.
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
@@ -19,6 +20,8 @@ from grpo_reward_math.numbers import Number, read_number, rounds_to
 from grpo_reward_math.readings import answer_readings, gold_readings
 from grpo_reward_math.tree import Node, TooCostly, Unreadable
 
+_LAYOUT = re.compile(r"\$|\\left(?![a-z])|\\right(?![a-z])|\\[,;! ]")
+_SPACE = re.compile(r"(?<![0-9A-Za-z])\s+|\s+(?![0-9A-Za-z])")
 MAX_ANSWER = 2000
 """Characters; what is longer is no answer but a text."""
 MAX_GOLD = 4000
@@ -104,6 +107,8 @@ def _compare_trees(gold: Gold, answer: str, rules: Rules) -> Verdict:
     from grpo_reward_math.compare import same_answer
     from grpo_reward_math.forms import wrong_form
 
+    if rules.form == "any" and _squeezed(gold.text) == _squeezed(answer):
+        return Verdict(True, "the same text")
     mine = gold.readings or _number_readings(gold.text)
     try:
         theirs = answer_readings(answer, chains=rules.chains, approximate=rules.approximate)
@@ -154,6 +159,11 @@ def compare_numbers(gold: Number, answer: Number, rules: Rules) -> Verdict:
         if rules.form == "simplified" and not answer.lowest:
             return Verdict(False, "equal, but not in lowest terms")
     return Verdict(same, why)
+
+
+def _squeezed(text: str) -> str:
+    """Without what only lays out."""
+    return _SPACE.sub("", _LAYOUT.sub(" ", text).strip())
 
 
 def _bare(text: str) -> str:

@@ -28,7 +28,7 @@ FUNCTIONS = {
 GREEK = frozenset(
     _words(
         "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho "
-        "sigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega ell"
+        "sigma tau upsilon phi varphi chi psi omega Delta Theta Lambda Xi Sigma Phi Psi Omega ell"
     )
 )
 
@@ -41,9 +41,7 @@ DROPPED = frozenset(
 ) | {" ", "\n", "\t"}
 
 BIG = frozenset(
-    _words(
-        "sum prod int iint iiint oint lim limsup liminf bigcup bigcap partial nabla frac12 det vec hat"
-    )
+    _words("sum prod int iint iiint oint lim limsup liminf bigcup bigcap partial Gamma det")
 )
 
 # name -> (token kind, token text)

@@ -25,6 +25,16 @@ _CHOICE = re.compile(
 )
 _BRACKETED = re.compile(r"(?:\\(?:text|textbf|mathrm|mathbf)\s*\{\s*)?\(\s*([A-J])\s*\)\s*\}?")
 _words = str.split
+_NO_GOLD = frozenset(
+    _words(
+        "see below above solution answer figure given not unclear missing tbd varies diagram picture omitted proof"
+    )
+)
+_DATE = re.compile(
+    r"(?:january|february|march|april|may|june|july|august|september|october|november|december)"
+    r" [0-9]{1,2}(?:st|nd|rd|th)?(?:,? [0-9]{4})?",
+    re.IGNORECASE,
+)
 _ARTICLES = frozenset(("a", "an", "the"))
 _NO_SUBJECT = frozenset(
     _words(
@@ -72,12 +82,16 @@ def read_text(text: str, *, force: bool = False) -> Text | None:
     cores = _cores(plain, words)
     if cores:
         return Text(" ".join(words), cores)
+    if _DATE.fullmatch(plain.strip()):
+        return Text(" ".join(words), frozenset())
     if not _PLAIN.fullmatch(plain.strip()):
+        return None
+    if not _NO_GOLD.isdisjoint(words) and " ".join(words) not in _NOTHING:
         return None
     wrapped = plain != text.strip("$ ") and "\\" in text
     if len(words) == 1 and not wrapped and not is_word(words[0]) and not _is_short_word(words[0]):
         return None
-    if len(words) <= (MAX_WORDS if wrapped else 3):
+    if len(plain.split()) <= (MAX_WORDS if wrapped else 3):
         return Text(" ".join(words), frozenset())
     return None
 
