@@ -31,6 +31,10 @@ _CHUNK = 1 << 16
 _MAX_REPLIES = 32 << 20
 
 
+KINDS = {"memory": Outcome.memory, "denied": Outcome.denied}
+"""What a job may say of the error that ended it; anything else means nothing."""
+
+
 @dataclass
 class Stream:
     """What arrives on one descriptor, up to a cap."""

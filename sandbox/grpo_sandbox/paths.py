@@ -22,7 +22,7 @@ def readable() -> list[str]:
     found = [path for path in _LIBRARIES if os.path.exists(path)]
     for prefix in (sys.base_prefix, sys.base_exec_prefix):
         found.append(os.path.join(os.path.realpath(prefix), "lib"))
-    found += [os.path.realpath(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib")]
+    found.append(os.path.realpath(sysconfig.get_path("stdlib")))
     return _outermost(found)
 
 
@@ -59,7 +59,5 @@ def _outermost(paths: list[str]) -> list[str]:
         path
         for path in unique
         if os.path.islink(path)
-        or not any(
-            path.startswith(other + "/") for other in unique if not os.path.islink(other)
-        )
+        or not any(path.startswith(other + "/") for other in unique if not os.path.islink(other))
     ]

@@ -16,12 +16,17 @@ REMEDY = (
 
 WALL_S = 10.0
 
-STANDARD = tuple(
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+STANDARD = _words(
     """
     abc bisect collections copy dataclasses datetime decimal enum fractions functools hashlib
     heapq io itertools json math operator random re statistics string threading time traceback
     types typing
-    """.split()
+    """
 )
 """Modules that every job finds loaded. Others load when they are imported."""
 

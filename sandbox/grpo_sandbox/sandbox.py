@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from grpo_sandbox import probe, wire
-from grpo_sandbox.jobs import End, Job, Stream, sealed
+from grpo_sandbox.jobs import KINDS, End, Job, Stream, sealed
 from grpo_sandbox.linux import numbers
 from grpo_sandbox.results import (
     Limits,
@@ -242,8 +242,8 @@ class Sandbox:
             if self._closed:
                 raise SandboxError("this sandbox is closed")
             if os.getpid() != self._owner:  # we are a fork; the zygotes are our parent's
-                for zygote in [*self._idle, *self._busy]:
-                    zygote.close()
+                for theirs in [*self._idle, *self._busy]:
+                    theirs.close()
                 self._idle, self._busy, self._owner = [], set(), os.getpid()
             zygote = self._idle.pop() if self._idle else None
         zygote = zygote or Zygote(self._plan)
@@ -327,8 +327,7 @@ class Sandbox:
             told = job.messages(0)
             end = job.end(0)
             if told and "load" in told[0]:
-                kind = str(told[0].get("kind", ""))
-                outcome = job.end(0, kind).outcome
+                outcome = KINDS.get(str(told[0].get("kind")), Outcome.finished)
                 load = f"the program did not load: {told[0]['load']}"
                 return [self._raised(outcome, load) for _ in message["calls"]]
             replies = [self._reply(reply) for reply in told[: len(message["calls"])]]
@@ -341,9 +340,8 @@ class Sandbox:
 
     def _reply(self, told: dict[str, Any]) -> Reply:
         if "raised" in told:
-            kind = told.get("kind")
-            outcome = {"memory": Outcome.memory, "denied": Outcome.denied}.get(str(kind))
-            return self._raised(outcome or Outcome.finished, str(told["raised"]))
+            outcome = KINDS.get(str(told.get("kind")), Outcome.finished)
+            return self._raised(outcome, str(told["raised"]))
         try:
             value = wire.decode(told.get("value"))
         except wire.ProtocolError as error:
@@ -382,7 +380,8 @@ class Sandbox:
             told = job.messages(1)
             if told:  # a verdict is a verdict, even one that came at the deadline
                 job.timed_out = False
-            job.messages(0)
+            if not told or told[0].get("gone"):  # unless it never began
+                job.messages(0)
             return self._verdict(job, told[0] if told else None)
 
     def _verdict(self, job: Job, told: dict[str, Any] | None) -> Verdict:
@@ -391,7 +390,9 @@ class Sandbox:
             end: End = candidate if candidate.outcome is not Outcome.finished else tester
             if end.outcome is Outcome.finished:
                 raise SandboxError("the tests ended without a verdict")
-            return self._as_verdict(False, end.outcome, f"the tests got no end: {end.reason}", 0, candidate)
+            return self._as_verdict(
+                False, end.outcome, f"the tests got no end: {end.reason}", 0, candidate
+            )
         passed = told.get("passed") is True
         calls, reason = int(told.get("calls", 0)), str(told.get("reason", ""))
         outcome = Outcome.finished
@@ -401,7 +402,7 @@ class Sandbox:
             outcome = candidate.outcome
             reason = f"{reason} ({candidate.reason})" if candidate.reason else reason
         elif not passed:
-            outcome = job.end(0, str(told.get("kind", ""))).outcome if told.get("kind") else outcome
+            outcome = KINDS.get(str(told.get("kind")), outcome)
         return self._as_verdict(passed, outcome, reason, calls, candidate)
 
     def _as_verdict(
@@ -441,4 +442,3 @@ def _job(zygote: Zygote, children: int, wall_s: float, limits: Limits) -> Iterat
 
 def _text(stream: Stream) -> str:
     return stream.data.decode("utf-8", "replace")
-

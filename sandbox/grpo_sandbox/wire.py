@@ -86,7 +86,7 @@ def encode(value: Any, refer: Callable[[Any], int] | None = None) -> Any:
             raise NotPlain(f"more than {_MAX_NODES} values in one")
         if depth > _MAX_DEPTH:
             raise NotPlain(f"nested deeper than {_MAX_DEPTH}")
-        kind = type(value)
+        kind: Any = type(value)
         if value is None or kind is bool or kind is float or kind is str:
             return value
         if kind is int:
@@ -124,35 +124,35 @@ def encode(value: Any, refer: Callable[[Any], int] | None = None) -> Any:
 
 
 _SEQUENCES = {tuple: "tuple", set: "set", frozenset: "frozenset"}
-_ITERATORS = tuple(
-    type(iterator)
-    for iterator in (
-        (_ for _ in ()),
-        iter([]),
-        iter(()),
-        iter({}),
-        iter({}.values()),
-        iter({}.items()),
-        iter(set()),
-        iter(""),
-        iter(range(0)),
-        map(str, ()),
-        filter(None, ()),
-        zip(),
-        enumerate(()),
-        reversed([]),
-    )
+_SOME_ITERATORS: tuple[Any, ...] = (
+    (_ for _ in ()),
+    iter([]),
+    iter(()),
+    iter({}),
+    iter({}.values()),
+    iter({}.items()),
+    iter(set()),
+    iter(""),
+    iter(range(0)),
+    map(str, ()),
+    filter(None, ()),
+    zip(),
+    enumerate(()),
+    reversed([]),
 )
-_VIEWS = (type({}.keys()), type({}.values()), type({}.items()))
+_ITERATORS = frozenset(type(iterator) for iterator in _SOME_ITERATORS)
+_SOME_DICT: dict[Any, Any] = {}
+_VIEWS = tuple(type(view) for view in (_SOME_DICT.keys(), _SOME_DICT.values(), _SOME_DICT.items()))
 
 
 def _plain_base(value: Any) -> Any:
     """An instance of a subclass as its base, bool and numpy's scalars included."""
+    base: Any
     for base in (str, bytes, list, tuple, dict, set, frozenset, bytearray):
         if isinstance(value, base):
             if base is str:
                 return str.__str__(value)[:]
-            return base(base.__iter__(value)) if base is not dict else dict(dict.items(value))
+            return dict(dict.items(value)) if base is dict else base(base.__iter__(value))
     if isinstance(value, int):
         return int.__int__(value)
     if isinstance(value, float):

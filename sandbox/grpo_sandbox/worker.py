@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-
 import signal
 import socket
 import subprocess
@@ -187,9 +186,7 @@ class Zygote:
         message = json.loads(data)
         if "child" in message:
             self.ordered -= 1
-            child = Child(
-                message["pid"], message["home"], socket.socket(fileno=fds[0]), fds[1]
-            )
+            child = Child(message["pid"], message["home"], socket.socket(fileno=fds[0]), fds[1])
             self.waiting.append(child)
             self.children[child.pid] = child
             return
@@ -246,5 +243,3 @@ def _spawn(control: int) -> subprocess.Popen[bytes]:
 
 def _receive(sock: socket.socket) -> tuple[bytes, Sequence[int], int, Any]:
     return socket.recv_fds(sock, 1 << 16, 4)
-
-

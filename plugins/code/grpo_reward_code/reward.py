@@ -209,9 +209,7 @@ class Code(Reward):
                 wanted = json.loads(expected)
                 alternatives = [wanted, *(wanted if _wrapped(wanted) else ())]
                 right = any(
-                    same_value(
-                        reply.value, each, self.options.compare, self.options.tolerance
-                    )
+                    same_value(reply.value, each, self.options.compare, self.options.tolerance)
                     for each in alternatives
                 )
                 return Result(right, "" if right else _difference(repr(reply.value), expected))

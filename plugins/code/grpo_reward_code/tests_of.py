@@ -222,7 +222,7 @@ def _json(value: Any, column: str) -> Any:
 
 
 def _is_list(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str) or hasattr(value, "tolist")
+    return (isinstance(value, Sequence) and not isinstance(value, str)) or hasattr(value, "tolist")
 
 
 def _strings(value: Any, column: str) -> list[str] | None:

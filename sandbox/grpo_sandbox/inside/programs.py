@@ -14,6 +14,7 @@ import os
 import socket
 import sys
 import threading
+import traceback
 from types import ModuleType, TracebackType
 from typing import Any
 
@@ -166,7 +167,10 @@ def _report(error: BaseException) -> None:
     trace = trace.tb_next if trace is not None else None
     try:
         sys.stdout.flush()
-        sys.excepthook(type(error), error.with_traceback(trace), trace)
+        if sys.excepthook is sys.__excepthook__:  # which would look for the file on disk
+            traceback.print_exception(type(error), error, trace)
+        else:
+            sys.excepthook(type(error), error.with_traceback(trace), trace)
         if _kind(error) == "denied" and _NOTE not in str(error):
             print(f"({_NOTE})", file=sys.stderr)
     except BaseException:

@@ -67,8 +67,10 @@ def _prepare(control: socket.socket, config: dict[str, Any]) -> Zygote:
     parent = os.pidfd_open(config["parent"])
     if os.getppid() != config["parent"]:
         os._exit(0)  # the controller died before we could watch it
-    _deterministic()
     _preload(config["preload"], config["import_paths"])
+    if (threads := len(os.listdir("/proc/self/task"))) > 1:
+        raise RuntimeError(f"preloading left {threads - 1} threads; a zygote cannot have any")
+    _deterministic()
     sys.addaudithook(_explain)
     version = landlock.abi()
     tier: int = config["tier"]
@@ -209,9 +211,7 @@ def _explain(event: str, arguments: tuple[Any, ...]) -> None:
 class Zygote:
     """The loop: fork a child when asked, report a child's end."""
 
-    def __init__(
-        self, control: socket.socket, parent: int, walls: Walls, base: str
-    ) -> None:
+    def __init__(self, control: socket.socket, parent: int, walls: Walls, base: str) -> None:
         self.control, self.parent, self.walls, self.base = control, parent, walls, base
         self.children: dict[int, tuple[int, str]] = {}  # pidfd: (pid, scratch)
         self.forked = 0

@@ -14,10 +14,15 @@ import struct
 from grpo_sandbox.linux.filters import ALLOW, Alternatives, Arg, assemble, errno_action
 from grpo_sandbox.linux.numbers import AUDIT_ARCH, number
 
+
+def _words(text: str) -> list[str]:
+    return text.split()
+
+
 # What a Python program needs for computing, threads, event loops and files. Not
 # here, on purpose: other processes, programs, sockets to anywhere, memory that no
 # limit counts (memfd, shm), ptrace, mounts, namespaces, keys, bpf, io_uring.
-_ALLOWED = """
+_ALLOWED = _words("""
 read write readv writev pread64 pwrite64 preadv pwritev preadv2 pwritev2 close close_range
 lseek dup dup2 dup3 flock stat fstat lstat newfstatat statx access faccessat faccessat2
 readlink readlinkat getdents getdents64 statfs fstatfs getcwd chdir fchdir umask
@@ -35,20 +40,20 @@ clock_gettime clock_getres clock_nanosleep nanosleep gettimeofday time getitimer
 sched_yield sched_getaffinity sched_getparam sched_getscheduler sched_get_priority_max
 sched_get_priority_min getcpu futex futex_waitv set_tid_address set_robust_list
 get_robust_list rseq exit exit_group getrandom
-""".split()
+""")
 
-_METADATA = """
+_METADATA = _words("""
 chmod fchmod fchmodat fchmodat2 chown fchown lchown fchownat
 utime utimes utimensat futimesat
-""".split()
+""")
 
-_XATTR = "getxattr lgetxattr fgetxattr listxattr llistxattr flistxattr".split()
+_XATTR = _words("getxattr lgetxattr fgetxattr listxattr llistxattr flistxattr")
 
 _CLONE_THREAD, _CLONE_VM = 0x1_0000, 0x100
 _NEW_NAMESPACES = 0x7E02_0080
 _MAP_SHARED, _MAP_ANONYMOUS = 0x01, 0x20
 _AF_UNIX, _SOCK_STREAM = 1, 1
-_O_ACCMODE, _O_TRUNC, _O_RDONLY = 3, 0o1000, 0
+_O_ACCMODE, _O_WRONLY, _O_RDWR, _O_TRUNC = 3, 1, 2, 0o1000
 
 # Duplicating, flags, record locks; not the commands that send signals to others
 # (F_SETOWN, F_SETSIG), grow pipes or take leases.
@@ -97,16 +102,20 @@ def template(*, metadata: bool) -> bytes:
     )
 
 
-def _conditions(pid: int) -> dict[str, Alternatives]:
-    # Truncating through a read-only descriptor: older landlocks let it pass.
-    opens = lambda at: [  # noqa: E731
-        [Arg(at, 0, mask=_O_TRUNC)],
-        [Arg(at, 1, mask=_O_ACCMODE)],
-        [Arg(at, 2, mask=_O_ACCMODE)],
+def _opens(flags_at: int) -> Alternatives:
+    """Opening, but for truncating through a read-only descriptor, which landlock
+    before version 3 lets pass."""
+    return [
+        [Arg(flags_at, 0, mask=_O_TRUNC)],
+        [Arg(flags_at, _O_WRONLY, mask=_O_ACCMODE)],
+        [Arg(flags_at, _O_RDWR, mask=_O_ACCMODE)],
     ]
+
+
+def _conditions(pid: int) -> dict[str, Alternatives]:
     return {
-        "open": opens(1),
-        "openat": opens(2),
+        "open": _opens(1),
+        "openat": _opens(2),
         # threads, and nothing else
         "clone": [
             [
