@@ -8,67 +8,52 @@ from __future__ import annotations
 
 import dataclasses
 import heapq
+import math
 import pickle
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from grpo_core.rewards import Outcome, Sample, Score
+from grpo_core.scoring.inline import Inline
 from grpo_core.scoring.judge import Call
-from grpo_core.scoring.pool import Item
+from grpo_core.scoring.pool import Pool
+from grpo_core.scoring.timing import Timing, Timings
+from grpo_core.scoring.watch import Watch
+from grpo_core.scoring.work import Item, Lane
 
 if TYPE_CHECKING:
     from grpo_core.rubric import Rubric, Table, Term
 
 
 @dataclass(frozen=True)
-class Timing:
-    """What one verdict took."""
-
-    reward: str
-    sample: Sample
-    seconds: float
-    score: Score
-
-    def __str__(self) -> str:
-        sample = self.sample
-        label = f"{sample.group}/{sample.index}" if sample.id is None else str(sample.id)
-        text = f"{self.reward} on sample {label}: {self.seconds:.2f} s, {self.score.outcome.value}"
-        return f"{text} ({self.score.reason})" if self.score.reason else text
-
-
-@dataclass(frozen=True)
-class Timings:
-    """Where the time of a batch went. Seconds of judging, except `wall_s`: from the
-    first sample added to the last verdict."""
-
-    wall_s: float
-    total_s: Mapping[str, float]
-    """By reward."""
-    seconds: Mapping[str, Sequence[float]]
-    """By reward, one a sample; 0 where a verdict cost nothing."""
-    slowest: Sequence[Timing]
-    """The ten slowest verdicts, slowest first."""
-
-
-@dataclass(frozen=True)
 class Station:
-    """One term of the rubric, and how its samples get judged."""
+    """One term of the rubric, and where its samples are judged."""
 
     term: Term
     call: Call
     requires: Sequence[str]
-    judge: Callable[[Sequence[Item]], None]
-    """Takes items and settles each, sooner or later."""
+    lane: Lane | None
+    """Its way through the pool; None for an inline reward."""
 
     @property
     def twins(self) -> bool:
         """Whether equal samples may share one verdict."""
         return self.term.reward.deterministic and self.call is not Call.group
+
+
+@dataclass(frozen=True)
+class Plant:
+    """All that judges for one rubric."""
+
+    rubric: Rubric
+    stations: Sequence[Station]
+    pool: Pool
+    inline: Inline
+    watch: Watch
 
 
 class Batch:
@@ -79,24 +64,29 @@ class Batch:
     >>> table = batch.result()          # waits for the verdicts
     """
 
-    def __init__(self, rubric: Rubric, stations: Sequence[Station], step: int = 0) -> None:
-        self._rubric = rubric
-        self._stations = stations
+    def __init__(self, plant: Plant, step: int = 0) -> None:
+        self._plant = plant
+        self._rubric = plant.rubric
+        self._stations = plant.stations
         self._step = step
         self.samples: list[Sample] = []
-        self._scores: dict[str, list[Score | None]] = {s.term.name: [] for s in stations}
-        self._seconds: dict[str, list[float]] = {s.term.name: [] for s in stations}
+        self.cancelled = False
+        names = plant.rubric.names
+        self._scores: dict[str, list[Score | None]] = {name: [] for name in names}
+        self._seconds: dict[str, list[float]] = {name: [] for name in names}
         self._seen: dict[Any, int] = {}
         self._same_as: dict[int, int] = {}
         self._groups: dict[int | str, list[int]] = {}
         self._lock = threading.Lock()
         self._left = 1  # one for `finish`
         self._finished = False
-        self._cancelled = False
         self._began = self._ended = time.monotonic()
         self.done: Future[None] = Future()
         """Resolved when every verdict is there (and `finish` was called)."""
         self.done.set_running_or_notify_cancel()  # so that a cancelled waiter leaves it alone
+        self.finished_at = math.inf
+        self.news = self._began
+        """When the last verdict came, or when waiting for one began."""
 
     # --- adding ------------------------------------------------------------------
 
@@ -111,6 +101,9 @@ class Batch:
         first = len(self.samples)
         if not first:
             self._began = time.monotonic()
+        if not self.pending:
+            self.news = time.monotonic()
+            self._plant.watch.over(self)
         for sample in [samples] if isinstance(samples, Sample) else samples:
             self.samples.append(
                 sample if sample.tags == tags else dataclasses.replace(sample, tags=tags)
@@ -141,11 +134,12 @@ class Batch:
             for group in list(self._groups):
                 self.close_group(group)
             self._finished = True
+            self.finished_at = time.monotonic()
             self._settled(1)
 
     def cancel(self) -> None:
         """Judge nothing more of this batch; what is being judged runs to its end."""
-        self._cancelled = True
+        self.cancelled = True
 
     def _find_twins(self, rows: Iterable[int]) -> set[int]:
         """Rows equal to an earlier one in all that a verdict may depend on."""
@@ -186,27 +180,23 @@ class Batch:
             return
         with self._lock:
             self._left += len(chosen)
-        parts = [chosen] if station.call is Call.group else [[row] for row in chosen]
-        station.judge(
-            [
-                Item(
-                    [self.samples[row] for row in part],
-                    partial(self._put, name, part),
-                    self._wanted,
-                )
-                for part in parts
-            ]
-        )
+        if station.lane is None:
+            samples = [self.samples[row] for row in chosen]
+            scores, seconds = self._plant.inline.judge(name, term.reward, station.call, samples)
+            for row, score, took in zip(chosen, scores, seconds, strict=True):
+                self._scores[name][row] = score
+                self._seconds[name][row] = took
+            self._settled(len(chosen))
+        else:
+            parts = [chosen] if station.call is Call.group else [[row] for row in chosen]
+            self._plant.pool.submit(station.lane, [Item(self, name, part) for part in parts])
 
     # --- verdicts ----------------------------------------------------------------
 
-    def _wanted(self) -> bool:
-        return not self._cancelled
-
-    def _put(self, name: str, rows: list[int], scores: Sequence[Score], seconds: float) -> None:
-        column = self._scores[name]
+    def put(self, name: str, rows: Sequence[int], scores: Sequence[Score], seconds: float) -> None:
+        """Take verdicts from the pool."""
         for row, score in zip(rows, scores, strict=True):
-            column[row] = score
+            self._scores[name][row] = score
             self._seconds[name][row] = seconds / len(rows)
         self._settled(len(rows))
 
@@ -214,14 +204,15 @@ class Batch:
         with self._lock:
             self._left -= count
             over = self._left == 0
+        self.news = time.monotonic()
         if over:
-            self._ended = time.monotonic()
+            self._ended = self.news
             self.done.set_result(None)
 
     @property
     def pending(self) -> int:
         """Verdicts still to come of the samples added so far."""
-        return self._left - (not self._finished)
+        return 0 if self.cancelled else self._left - (not self._finished)
 
     def result(self, timeout: float | None = None) -> Table:
         """Finish, wait for the verdicts, and make the table of them.

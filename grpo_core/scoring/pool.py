@@ -14,7 +14,7 @@ delay a deadline. The rules, in one place:
   sample is charged `error`. The rest of the chunk goes back into the queue.
 - When a sample takes long, the rest of its chunk is given to other workers.
 
-Left out: inline rewards and tables (`scorer`), the process itself (`process`).
+Left out: inline rewards (`inline`), tables (`batch`), the process itself (`process`).
 """
 
 from __future__ import annotations
@@ -26,21 +26,15 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 
-from grpo_core.rewards import Outcome, Sample, Score
+from grpo_core.rewards import Outcome
 from grpo_core.scoring.judge import Call, failed
 from grpo_core.scoring.process import WorkerProcess
-from grpo_core.scoring.recipe import Recipe
+from grpo_core.scoring.timing import Running
 from grpo_core.scoring.wire import RESTING, WHOLE, frame, pack_sample, unpack_score
+from grpo_core.scoring.work import Chunk, Item, Lane
 
-CHUNK_S = 0.02
-"""Work sent to a worker at a time, in seconds: long against the 0.2 ms it costs to send."""
-FIRST_CHUNK = 16
-LARGEST_CHUNK = 256
-AT_ONCE = 64
-"""Samples of an `async` reward that one worker awaits together."""
 STALL_S = 0.05
 """A sample that takes longer has the rest of its chunk given to others."""
 BUILD_S = 60.0
@@ -48,84 +42,6 @@ BUILD_S = 60.0
 SILENCE_S = 30.0
 """What a worker may take to read a chunk before it is given up."""
 MAX_TRIES = 3
-
-
-class Item:
-    """One thing to judge: a sample, or a whole group, for one reward.
-
-    `deliver(score, seconds)` is called once, from the pool's thread; it returns
-    at once. `wanted()` says whether anybody still waits for it.
-    """
-
-    __slots__ = ("deliver", "done", "fresh", "samples", "tries", "wanted")
-
-    def __init__(
-        self,
-        samples: Sequence[Sample],
-        deliver: Callable[[Sequence[Score], float], None],
-        wanted: Callable[[], bool],
-    ) -> None:
-        self.samples = samples
-        self.deliver = deliver
-        self.wanted = wanted
-        self.done = False
-        self.tries = 0
-        self.fresh = False
-
-    def settle(self, scores: Sequence[Score], seconds: float) -> None:
-        if not self.done:
-            self.done = True
-            self.deliver(scores, seconds)
-
-    def charge(self, outcome: Outcome, reason: str, seconds: float) -> None:
-        self.settle([Score(None, outcome, reason)] * len(self.samples), seconds)
-
-
-@dataclass(eq=False)
-class Lane:
-    """One reward's way through the pool."""
-
-    id: int
-    name: str
-    call: Call
-    deadline_s: float
-    recipe: Recipe
-    deterministic: bool = True
-    queue: deque[Item] = field(default_factory=deque)
-    alone: deque[Item] = field(default_factory=deque)
-    """To be judged in a chunk of their own; those marked `fresh` in a new worker."""
-    cost_s: float | None = None
-    """Seconds a sample, a moving average."""
-    broken: str = ""
-    """Why workers cannot make this reward, if they cannot."""
-    failed_builds: int = 0
-    warm: bytes | None = None
-    """A sample that was judged without trouble, for new workers to warm up on."""
-
-    def chunk_size(self, workers: int) -> int:
-        if self.call is Call.group:
-            return 1
-        if self.call is Call.concurrent:
-            size = AT_ONCE
-        elif self.cost_s is None:
-            size = FIRST_CHUNK
-        else:
-            # A function that judges in bulk may have a dear call and cheap samples:
-            # small chunks would make it slow, so only the deadline bounds them.
-            aim = self.deadline_s / 4 if self.call is Call.bulk else CHUNK_S
-            size = int(aim / max(self.cost_s, 1e-6))
-        fair = -(-len(self.queue) // workers)
-        return max(1, min(size, fair, LARGEST_CHUNK))
-
-
-@dataclass(eq=False)
-class Chunk:
-    serial: int
-    lane: Lane
-    items: list[Item]
-    sent_at: float
-    open: set[int]
-    """Items still expected of this worker."""
 
 
 class Worker:
@@ -149,15 +65,6 @@ class Worker:
     @property
     def idle(self) -> bool:
         return self.ready and self.chunk is None
-
-
-@dataclass(frozen=True)
-class Running:
-    """Something a worker is at, for whoever asks what takes so long."""
-
-    reward: str
-    sample: Sample
-    seconds: float
 
 
 class Pool:
@@ -217,7 +124,7 @@ class Pool:
             self._thread.start()
 
     def running(self) -> list[Running]:
-        """What the workers are at now, longest first."""
+        """What the workers are at now."""
         now = time.monotonic()
         found: list[Running] = []
         for worker in list(self._workers):
@@ -226,9 +133,12 @@ class Pool:
                 continue
             with contextlib.suppress(ValueError):  # its heartbeat was closed under us
                 index, since = _at(worker, chunk)
-                item = chunk.items[max(index, 0)]
-                found.append(Running(chunk.lane.name, item.samples[0], now - since))
-        return sorted(found, key=lambda one: -one.seconds)
+                samples = [sample for item in chunk.items for sample in item.samples]
+                if index >= 0:
+                    samples = [samples[index]]
+                more = len(samples) - 1
+                found.append(Running(chunk.lane.name, samples[0], now - since, more))
+        return found
 
     def close(self) -> None:
         """Kill all workers; whatever was still to be judged ends in `error`."""
@@ -305,12 +215,12 @@ class Pool:
                 if lane.alone[0].fresh and not worker.fresh:
                     break  # `_staff` is getting one
                 item = lane.alone.popleft()
-                if item.wanted() and not item.done and self._hand(worker, lane, [item]):
+                if item.wanted and self._hand(worker, lane, [item]):
                     return True
             while lane.queue:
                 size = lane.chunk_size(self._size)
                 taken = [lane.queue.popleft() for _ in range(size)]
-                items = [item for item in taken if item.wanted() and not item.done]
+                items = [item for item in taken if item.wanted]
                 if items and self._hand(idle[0], lane, items):
                     return True
         return False

@@ -1,27 +1,30 @@
 """Scorer: the public face of scoring.
 
-Inline rewards run right here, in the caller's thread; all others in the pool's
-workers. Left out: who judges what when (`pool`), how a verdict is made (`judge`).
+Left out: what becomes of the samples (`batch`), who judges what when (`pool`),
+how a verdict is made (`judge`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import queue
 import sys
 import threading
-import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
-from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from grpo_core.rewards import Outcome, Reward, Sample, Score
+from grpo_core.rewards import Sample
 from grpo_core.scoring import judge
-from grpo_core.scoring.batch import Batch, Station, Timings
-from grpo_core.scoring.pool import Item, Lane, Pool, Running
+from grpo_core.scoring.batch import Batch, Plant, Station
+from grpo_core.scoring.inline import Inline
+from grpo_core.scoring.pool import Pool
 from grpo_core.scoring.recipe import recipe_of
+from grpo_core.scoring.timing import Running, Timings
+from grpo_core.scoring.watch import Watch
+from grpo_core.scoring.work import Lane
 
 if TYPE_CHECKING:
     from grpo_core.rubric import Rubric, Table
@@ -30,8 +33,8 @@ if TYPE_CHECKING:
 class Scorer:
     """Runs a rubric over samples, with warm workers, from any thread or event loop.
 
-    `workers` samples are judged at a time, `spares` further processes wait to
-    replace one that is killed, `memory_mb` is what each may use (0: no limit).
+    `workers` samples are judged at a time (default: one a core), `spares` further
+    processes wait to replace one that is killed, `memory_mb` is what each may use (0: no limit).
     Raises PluginError when a worker could not rebuild one of the rewards.
 
     >>> with Scorer(rubric, workers=2) as scorer:
@@ -39,28 +42,34 @@ class Scorer:
     """
 
     def __init__(
-        self, rubric: Rubric, workers: int = 2, *, spares: int = 1, memory_mb: int = 2048
+        self,
+        rubric: Rubric,
+        workers: int | None = None,
+        *,
+        spares: int = 1,
+        memory_mb: int = 2048,
     ) -> None:
+        workers = _cores() if workers is None else workers
         if workers < 1:
             raise ValueError(f"workers must be at least 1, not {workers}")
         self.rubric = rubric
         lanes: list[Lane] = []
-        self._stations: list[Station] = []
+        stations: list[Station] = []
         for term in rubric.terms:
             reward, call = term.reward, judge.call_of(term.reward)
-            if reward.isolation == "inline":
-                run: Callable[[Sequence[Item]], None] = partial(_judge_inline, reward, call)
-            else:
+            lane = None
+            if reward.isolation != "inline":
                 recipe = recipe_of(term.name, reward)
                 lane = Lane(
                     len(lanes), term.name, call, term.deadline_s, recipe, reward.deterministic
                 )
                 lanes.append(lane)
-                run = partial(self._submit_items, lane)
-            self._stations.append(Station(term, call, tuple(reward.requires), run))
-        # Workers first: they judge while the inline rewards run in this thread.
-        self._stations.sort(key=lambda station: station.term.reward.isolation == "inline")
-        self._pool = Pool(lanes, workers, spares, memory_mb) if lanes else None
+            stations.append(Station(term, call, tuple(reward.requires), lane))
+        # Workers first: they judge while the inline rewards run in the caller's thread.
+        stations.sort(key=lambda station: station.lane is None)
+        watch = Watch(self.running)
+        pool = Pool(lanes, workers, spares, memory_mb)
+        self._plant = Plant(rubric, stations, pool, Inline(), watch)
         self._last: Batch | None = None
         self._courier: _Courier | None = None
 
@@ -78,14 +87,14 @@ class Scorer:
 
     def start(self) -> None:
         """Start the workers now, rather than with the first samples."""
-        if self._pool is not None:
-            _not_while_building()
-            self._pool.start()
+        _not_while_building()
+        if self._plant.pool.lanes:
+            self._plant.pool.start()
 
     def close(self) -> None:
         """Kill the workers. What was still to be judged ends in `error`."""
-        if self._pool is not None:
-            self._pool.close()
+        self._plant.pool.close()
+        self._plant.watch.close()
         if self._courier is not None:
             self._courier.close()
 
@@ -127,7 +136,7 @@ class Scorer:
         ValueError when given one.
         """
         if isinstance(sample, Sample):
-            for station in self._stations:
+            for station in self._plant.stations:
                 if station.call is judge.Call.group:
                     raise ValueError(
                         f"reward {station.term.name!r} judges whole groups: "
@@ -139,6 +148,7 @@ class Scorer:
         batch = self.batch(step)
         batch.add(sample)
         batch.finish()
+        future.add_done_callback(lambda f: batch.cancel() if f.cancelled() else None)
         # Not on the pool's thread: a callback of the caller's may take its time.
         batch.done.add_done_callback(lambda _: courier.bring(future, batch))
         return future
@@ -147,7 +157,7 @@ class Scorer:
         """A batch to add samples to as they come: scoring that overlaps with what
         produces them."""
         _not_while_building()
-        return Batch(self.rubric, self._stations, step)
+        return Batch(self._plant, step)
 
     # --- watching ----------------------------------------------------------------
 
@@ -157,15 +167,12 @@ class Scorer:
         return self._last.timings() if self._last is not None else None
 
     def running(self) -> list[Running]:
-        """What the workers are judging now: reward, sample, seconds; longest first."""
-        return self._pool.running() if self._pool is not None else []
-
-    def _submit_items(self, lane: Lane, items: Sequence[Item]) -> None:
-        assert self._pool is not None
-        self._pool.submit(lane, items)
+        """What is being judged now: reward, sample, seconds; longest first."""
+        running = self._plant.pool.running() + self._plant.inline.running()
+        return sorted(running, key=lambda one: -one.seconds)
 
 
-def score(samples: Sequence[Sample], rubric: Rubric, workers: int = 2) -> Table:
+def score(samples: Sequence[Sample], rubric: Rubric, workers: int | None = None) -> Table:
     """Judge samples by a rubric, once: `table.scores`, `table.values`, `table.totals`.
 
     Starts workers and lets them go again; a `Scorer` keeps them.
@@ -175,6 +182,13 @@ def score(samples: Sequence[Sample], rubric: Rubric, workers: int = 2) -> Table:
         return scorer.score(samples)
     finally:
         scorer.close()
+
+
+def _cores() -> int:
+    """Cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _add_and_finish(batch: Batch, samples: Sequence[Sample]) -> None:
@@ -189,60 +203,6 @@ def _not_while_building() -> None:
             "scoring was started while a worker imports the module that holds a reward; "
             'put the module\'s own scoring under `if __name__ == "__main__":`'
         )
-
-
-# --- inline ----------------------------------------------------------------------
-
-
-def _judge_inline(reward: Reward, call: judge.Call, items: Sequence[Item]) -> None:
-    """Judge here and now. Trusted: no deadline can be enforced."""
-    clock = time.perf_counter
-    started = clock()
-    if call is judge.Call.bulk:
-        samples = [item.samples[0] for item in items]
-        scores = _survive(lambda: judge.judge_bulk(reward, samples, _wait), len(samples))
-        each = (clock() - started) / len(items)
-        for item, score in zip(items, scores, strict=True):
-            item.settle((score,), each)
-        return
-    for item in items:
-        if call is judge.Call.group:
-            scores = _survive(
-                partial(judge.judge_together, reward, item.samples, _wait), len(item.samples)
-            )
-        else:
-            try:
-                scores = [judge.judge_one(reward, item.samples[0], _wait)]
-            except MemoryError as error:
-                scores = [judge.failed(error)]
-        now = clock()
-        item.settle(scores, now - started)
-        started = now
-
-
-def _survive(call: Callable[[], list[Score]], count: int) -> list[Score]:
-    try:
-        return call()
-    except MemoryError as error:
-        return [Score(None, Outcome.error, judge.failed(error).reason)] * count
-
-
-def _wait(awaitable: Awaitable[Any]) -> Any:
-    """Run an inline reward's coroutine on a loop of its own: the caller's may be running."""
-
-    async def later() -> Any:
-        return await awaitable
-
-    with _LOOP_LOCK:
-        if not _LOOPS:
-            loop = asyncio.new_event_loop()
-            threading.Thread(target=loop.run_forever, name="grpo-inline", daemon=True).start()
-            _LOOPS.append(loop)
-    return asyncio.run_coroutine_threadsafe(later(), _LOOPS[0]).result()
-
-
-_LOOPS: list[asyncio.AbstractEventLoop] = []
-_LOOP_LOCK = threading.Lock()
 
 
 class _Courier:

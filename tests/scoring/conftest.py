@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from grpo_core import Rubric, Sample
+from grpo_core import Rubric, Sample, load_plugins
 
 HERE = Path(__file__).parent
+HOST = load_plugins(only=())
 
 
 @pytest.fixture
@@ -17,10 +18,10 @@ def unruly():
 
     def rubric(*names, **settings):
         entries = [
-            {"use": f"unruly.py:{name}", "deadline_s": 0.5, **settings.get(name, {})}
+            {"use": f"unruly.py:{name}", "deadline_s": 0.3, **settings.get(name, {})}
             for name in names
         ]
-        return Rubric.from_config({"rewards": entries}, base_dir=HERE)
+        return Rubric.from_config({"rewards": entries}, base_dir=HERE, host=HOST)
 
     return rubric
 

@@ -1,5 +1,6 @@
 """`grpo score`, run as a user runs it."""
 
+import io
 import json
 import os
 import signal
@@ -7,42 +8,49 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from grpo_core.cli import main
+
 HERE = Path(__file__).parent
-GRPO = """
-from grpo_core.cli import app, main, score
-if not any(command.name == "score" for command in app.registered_commands):
-    app.command("score")(score.score)
-main()
-"""
 LENGTH = ["--reward", "unruly.py:Length"]
 
 
 @pytest.fixture
-def grpo(tmp_path):
-    """`grpo("score", …)` in a folder of its own, beside the unruly rewards."""
+def folder(tmp_path, monkeypatch):
+    """The current folder, with the unruly rewards in it."""
     (tmp_path / "unruly.py").write_text((HERE / "unruly.py").read_text())
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
-    def start(*arguments, **settings):
-        return subprocess.Popen(
-            [sys.executable, "-c", GRPO, *map(str, arguments)],
-            cwd=tmp_path,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            **settings,
-        )
 
-    def run(*arguments, stdin=None):
-        process = start(*arguments, stdin=subprocess.PIPE if stdin is not None else None)
-        out, err = process.communicate(stdin, timeout=60)
-        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+@pytest.fixture
+def grpo(folder, monkeypatch, capfd):
+    """`grpo("score", …)`: exit code and output."""
 
-    run.start = start
-    run.path = tmp_path
+    def run(*arguments, stdin=""):
+        monkeypatch.setattr(sys, "argv", ["grpo", *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main()
+        out, err = capfd.readouterr()
+        return SimpleNamespace(returncode=end.value.code or 0, stdout=out, stderr=err)
+
+    run.path = folder
     return run
+
+
+def start(*arguments):
+    """The same as a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-c", "from grpo_core.cli import main; main()", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def write(path, *rows):
@@ -182,7 +190,7 @@ def test_resume_goes_on_after_a_torn_line_and_gives_the_same_file(grpo):
     lines = expected.splitlines(keepends=True)
     assert len(lines) == 1500
     out = grpo.path / "out.jsonl"
-    for kept in (0, 1, 511, 512, 513, 701, 1499, 1500):
+    for kept in (0, 511, 513, 1500):
         out.write_bytes(b"".join(lines[:kept]) + (b'{"id": "torn' if kept < 1500 else b""))
         done = grpo(*command, "--out", "out.jsonl", "--resume")
         assert out.read_bytes() == expected, kept
@@ -205,13 +213,14 @@ def test_resume_refuses_a_file_that_is_not_its_own(grpo):
     assert (grpo.path / "out.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_stopped_in_the_middle_it_resumes_to_the_same_file(grpo, how):
     rows = [{"prompt": "p", "completion": f"sleep 0.001{i:05}"} for i in range(2500)]
     write(grpo.path / "in.jsonl", *rows)
     command = ["score", "in.jsonl", *LENGTH, "--out", "out.jsonl"]
     grpo(*command[:-1], "whole.jsonl")
-    process = grpo.start(*command)
+    process = start(*command)
     out = grpo.path / "out.jsonl"
     while not out.exists() or not out.stat().st_size:
         time.sleep(0.01)
@@ -228,7 +237,7 @@ def test_stopped_in_the_middle_it_resumes_to_the_same_file(grpo, how):
 
 def test_whoever_reads_the_output_may_leave(grpo):
     write(grpo.path / "in.jsonl", *[{"prompt": "p", "completion": "abc"}] * 3000)
-    process = grpo.start("score", "in.jsonl", *LENGTH)
+    process = start("score", "in.jsonl", *LENGTH)
     process.stdout.readline()
     process.stdout.close()
     assert process.wait(30) == 1

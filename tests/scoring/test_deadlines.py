@@ -31,42 +31,43 @@ def children():
     return found
 
 
-@pytest.mark.parametrize("how", ["spin", "sleep", "hold-the-lock", "deaf", "swallow"])
-def test_a_hanging_sample_times_out_and_all_others_get_their_score(unruly, samples, how):
-    completions = [*MANY[:20], how, *MANY[20:40], how + " ", *MANY[40:]]
+def test_samples_that_hang_time_out_and_all_others_get_their_score(unruly, samples):
+    hanging = ["spin", "sleep", "hold-the-lock", "deaf", "swallow"]
+    completions = [*MANY[:20], *hanging, *MANY[20:]]
     table = score(samples(*completions), unruly("Length"))
     for completion, one in zip(completions, table.scores["Length"], strict=True):
-        if completion.startswith(how):
-            assert (one.outcome, one.value) == (Outcome.timeout, None)
-            assert "no verdict within 0.5 s" in one.reason
+        if completion in hanging:
+            assert (one.outcome, one.value) == (Outcome.timeout, None), completion
+            assert one.reason == "no verdict within 0.3 s"
         else:
             assert one.value == len(completion)
     assert children() == []
 
 
-@pytest.mark.parametrize(
-    ("how", "why"),
-    [
-        ("segfault", "SIGSEGV"),
-        ("abort", "SIGABRT"),
-        ("exit 7", "exited with status 7"),
-        ("sys.exit", "SystemExit: 0"),
-        ("raise the roof", "ValueError: the roof (unruly.py:"),
-        ("interrupt", "KeyboardInterrupt"),
-        ("cancel", "CancelledError"),
-    ],
-)
-def test_a_sample_that_kills_its_worker_or_raises_is_an_error_and_no_other_is(
-    unruly, samples, how, why
-):
-    completions = [*MANY[:30], how, *MANY[30:]]
-    scores = score(samples(*completions), unruly("Length")).scores["Length"]
-    assert outcomes(scores) == {Outcome.error: 1, Outcome.scored: 60}
-    assert scores[30].outcome is Outcome.error
-    assert why in scores[30].reason
-    assert scores[31].value == len(MANY[30])
+KILLERS = {
+    "segfault": "SIGSEGV",
+    "abort": "SIGABRT",
+    "exit 7": "exited with status 7",
+    "sys.exit": "SystemExit: 0",
+    "raise the roof": "ValueError: the roof (unruly.py:",
+    "interrupt": "KeyboardInterrupt",
+    "cancel": "CancelledError",
+}
 
 
+def test_samples_that_kill_their_worker_or_raise_are_errors_and_no_others_are(unruly, samples):
+    completions = [*MANY[:30], *KILLERS, *MANY[30:]]
+    rubric = unruly("Length", Length={"deadline_s": 5})
+    scores = score(samples(*completions), rubric).scores["Length"]
+    for completion, one in zip(completions, scores, strict=True):
+        if completion in KILLERS:
+            assert one.outcome is Outcome.error
+            assert KILLERS[completion] in one.reason
+        else:
+            assert one.value == len(completion)
+
+
+@pytest.mark.slow
 def test_memory_has_a_limit_and_who_exceeds_it_is_told(unruly, samples):
     rubric = unruly("Length", Length={"deadline_s": 30})
     with Scorer(rubric, workers=1, memory_mb=300) as scorer:
@@ -76,6 +77,7 @@ def test_memory_has_a_limit_and_who_exceeds_it_is_told(unruly, samples):
     assert scores[61].value == len("after")
 
 
+@pytest.mark.slow
 def test_an_alarm_left_behind_is_not_charged_to_the_next_sample(unruly, samples):
     rubric = unruly("Length", Length={"deadline_s": 5})
     scores = score(samples("alarm", "sleep 1.2", "sleep 0"), rubric, workers=1).scores["Length"]
@@ -99,6 +101,10 @@ def test_what_a_killed_reward_had_started_is_killed_too(unruly, samples):
     before = set(sleepers())
     scores = score(samples("child"), unruly("Length")).scores["Length"]
     assert scores[0].outcome is Outcome.timeout
+    waited = 0.0
+    while set(sleepers()) - before and waited < 5:
+        time.sleep(0.05)
+        waited += 0.05
     assert set(sleepers()) - before == set()
 
 
@@ -167,6 +173,7 @@ def test_scoring_blocks_but_works_inside_a_running_loop(unruly, samples):
     assert table.scores["Length"][0].value == table.scores["AsyncLength"][0].value == 3.0
 
 
+@pytest.mark.slow
 def test_many_threads_share_one_scorer(unruly, samples):
     tables = {}
     with Scorer(unruly("Length", "lengths")) as scorer:
@@ -186,25 +193,26 @@ def test_many_threads_share_one_scorer(unruly, samples):
 
 
 def test_an_async_reward_waits_for_many_samples_at_once(unruly, samples):
-    chosen = samples(*(f"wait 0.4 {i}" for i in range(40)))
+    chosen = samples(*(f"wait 0.2 {i}" for i in range(40)))
     started = time.monotonic()
     scores = score(chosen, unruly("AsyncLength")).scores["AsyncLength"]
     assert outcomes(scores) == {Outcome.scored: 40}
     assert (
-        time.monotonic() - started < 40 * 0.4 / 2
+        time.monotonic() - started < 40 * 0.2 / 2
     )  # what one at a time would take, in two workers
 
 
-@pytest.mark.parametrize("how", ["wait 1000", "stubborn", "spin", "hold-the-lock"])
-def test_an_async_reward_cannot_hang_a_batch_either(unruly, samples, how):
-    completions = [*MANY, how]
-    scores = score(samples(*completions), unruly("AsyncLength")).scores["AsyncLength"]
-    assert outcomes(scores) == {Outcome.scored: 60, Outcome.timeout: 1}
-    assert scores[60].outcome is Outcome.timeout
+def test_async_rewards_cannot_hang_a_batch_either(unruly, samples):
+    hanging = ["wait 1000", "stubborn", "spin", "hold-the-lock"]
+    scores = score(samples(*MANY, *hanging), unruly("AsyncLength")).scores["AsyncLength"]
+    assert [one.value for one in scores[:60]] == [len(completion) for completion in MANY]
+    assert {one.outcome for one in scores[60:]} == {Outcome.timeout}
 
 
-@pytest.mark.parametrize("name", ["fragile", "BulkLength"])
-@pytest.mark.parametrize("how", ["spin", "exit", "raise x", "segfault"])
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [("fragile", "spin"), ("fragile", "exit"), ("fragile", "raise x"), ("BulkLength", "exit")],
+)
 def test_a_failing_chunk_is_judged_again_one_by_one(unruly, samples, name, how):
     completions = [*MANY[:5], how, *MANY[5:]]
     scores = score(samples(*completions), unruly(name)).scores[name]
@@ -213,10 +221,12 @@ def test_a_failing_chunk_is_judged_again_one_by_one(unruly, samples, name, how):
     assert outcomes(scores) == {expected: 1, Outcome.scored: 60}
 
 
+@pytest.mark.slow
 def test_samples_that_are_slow_but_in_time_are_not_charged_for_their_chunk(unruly, samples):
     """A list function that needs 0.2 s a sample, a deadline of 0.5 s, six at once."""
     chosen = samples(*(f"sleep 0.2{i}" for i in range(6)))
-    scores = score(chosen, unruly("fragile"), workers=1).scores["fragile"]
+    rubric = unruly("fragile", fragile={"deadline_s": 0.5})
+    scores = score(chosen, rubric, workers=1).scores["fragile"]
     assert outcomes(scores) == {Outcome.scored: 6}
 
 

@@ -2,6 +2,7 @@
 
 import time
 from functools import partial
+from queue import SimpleQueue
 
 import pytest
 
@@ -9,26 +10,24 @@ from grpo_core import Outcome, Reward, Rubric, Sample, Score, Scorer, Tags, load
 from grpo_core.plugins import PluginError
 from grpo_core.rubric import ScoringError, Term
 
-
-@pytest.mark.parametrize(
-    ("completion", "outcome", "reason"),
-    [
-        ("fine", Outcome.scored, ""),
-        ("nan", Outcome.invalid, "returned nan"),
-        ("inf", Outcome.invalid, "returned inf"),
-        ("text", Outcome.invalid, "returned str, not a float, Score or None"),
-        ("beyond", Outcome.invalid, "returned 1.5, outside its range 0 to 1"),
-        ("nothing", Outcome.abstained, ""),
-        ("own timeout", Outcome.timeout, "the compiler took too long"),
-        ("details", Outcome.invalid, "its detail 'x' is a list, not a number"),
-    ],
-)
-def test_a_verdict_is_never_invented(unruly, samples, completion, outcome, reason):
-    (one,) = score(samples(completion), unruly("Odd")).scores["Odd"]
-    assert (one.outcome, one.reason) == (outcome, reason)
+ODD = {
+    "fine": (Outcome.scored, ""),
+    "nan": (Outcome.invalid, "returned nan"),
+    "inf": (Outcome.invalid, "returned inf"),
+    "text": (Outcome.invalid, "returned str, not a float, Score or None"),
+    "beyond": (Outcome.invalid, "returned 1.5, outside its range 0 to 1"),
+    "nothing": (Outcome.abstained, ""),
+    "own timeout": (Outcome.timeout, "the compiler took too long"),
+    "details": (Outcome.invalid, "its detail 'x' is a list, not a number"),
+}
 
 
-@pytest.mark.parametrize("count", [2, 3, 40])
+def test_a_verdict_is_never_invented(unruly, samples):
+    scores = score(samples(*ODD), unruly("Odd")).scores["Odd"]
+    assert {c: (s.outcome, s.reason) for c, s in zip(ODD, scores, strict=True)} == ODD
+
+
+@pytest.mark.parametrize("count", [2, 40])
 def test_one_number_for_a_whole_batch_is_invalid(unruly, samples, count):
     table = score(samples(*(str(i) for i in range(count))), unruly("broadcast"), workers=1)
     assert {one.outcome for one in table.scores["broadcast"]} == {Outcome.invalid}
@@ -66,7 +65,7 @@ def test_rows_are_routed_and_the_others_abstain(unruly):
 def test_equal_samples_are_judged_once(unruly):
     same = [Sample("p", "c", {"answer": 1}, index=i) for i in range(50)]
     with Scorer(unruly("Pid"), workers=1) as scorer:
-        for station in scorer._stations:
+        for station in scorer._plant.stations:
             station.term.reward.deterministic = True
         scores = scorer.score(same).scores["Pid"]
         assert {one.details["calls"] for one in scores} == {1.0}
@@ -139,13 +138,13 @@ def test_a_future_is_the_table_of_one_sample(unruly, samples):
 
 def test_a_future_may_be_cancelled_and_a_callback_may_score(unruly, samples):
     with Scorer(unruly("Length"), workers=1) as scorer:
-        slow = scorer.submit(samples("sleep 0.3")[0])
+        slow = scorer.submit(samples("sleep 0.2")[0])
         assert slow.cancel()
-        seen = []
+        seen = SimpleQueue()
         future = scorer.submit(samples("abc")[0])
-        future.add_done_callback(lambda _: seen.append(scorer.score(samples("abcd")).totals))
+        future.add_done_callback(lambda _: seen.put(scorer.score(samples("abcd")).totals))
         assert future.result().totals == [3.0]
-    assert seen == [[4.0]]
+        assert seen.get(timeout=10) == [4.0]
 
 
 def test_a_group_reward_needs_more_than_one_sample(unruly, samples):
@@ -176,13 +175,13 @@ def test_closing_ends_what_is_under_way(unruly, samples):
 
 def test_the_slowest_are_named(unruly, samples):
     with Scorer(unruly("Length", "lengths")) as scorer:
-        scorer.score(samples("a", "sleep 0.3", "b"))
+        scorer.score(samples("a", "sleep 0.21", "b"))
         timings = scorer.last_timings
     slowest = timings.slowest[0]
-    assert (slowest.reward, slowest.sample.completion) == ("Length", "sleep 0.3")
-    assert slowest.seconds >= 0.3
-    assert str(slowest).startswith("Length on sample 0/1: 0.3")
-    assert timings.total_s["Length"] >= 0.3 > timings.total_s["lengths"]
+    assert (slowest.reward, slowest.sample.completion) == ("Length", "sleep 0.21")
+    assert slowest.seconds >= 0.2
+    assert str(slowest).startswith("Length on sample 0/1: 0.2")
+    assert timings.total_s["Length"] >= 0.2 > timings.total_s["lengths"]
 
 
 def test_what_is_being_waited_for_can_be_asked(unruly, samples):
@@ -276,3 +275,61 @@ def test_the_host_reward_by_file_name_is_what_the_tests_use(unruly):
     source = unruly("Length").terms[0].reward.source
     assert source.module.endswith("unruly.py")
     assert load_plugins().reward(f"{source.module}:Length").cls.__name__ == "Length"
+
+
+# --- inline -------------------------------------------------------------------
+
+
+class Inline(Reward):
+    isolation = "inline"
+
+    def score(self, sample):
+        if sample.completion_text == "raise":
+            raise ValueError("no")
+        return float(len(sample.completion_text))
+
+
+class InlineAsync(Inline):
+    async def score(self, sample):
+        return super().score(sample)
+
+
+class InlineBulk(Inline):
+    def score_batch(self, samples):
+        return [super(InlineBulk, self).score(sample) for sample in samples]
+
+
+@pytest.mark.parametrize("cls", [Inline, InlineAsync, InlineBulk])
+def test_inline_rewards_start_no_process_and_are_charged_alike(samples, cls):
+    with Scorer(Rubric((Term("inline", cls()),))) as scorer:
+        table = scorer.score(samples("a", "raise", "bb"))
+        assert scorer._plant.pool._thread is None
+    assert table.values[0] == [1.0] and table.values[2] == [2.0]
+    assert table.scores["inline"][1].reason.startswith("ValueError: no (test_verdicts.py:")
+
+
+async def test_inline_coroutines_work_inside_a_running_loop(samples):
+    scorer = Scorer(Rubric((Term("inline", InlineAsync()),)))
+    assert scorer.score(samples("abc")).totals == [3.0]
+    assert (await scorer.score_async(samples("abc"))).totals == [3.0]
+
+
+def test_a_keyboard_interrupt_in_an_inline_reward_is_the_users(samples):
+    class Interrupted(Reward):
+        isolation = "inline"
+
+        def score(self, sample):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        score(samples("a"), Rubric((Term("interrupted", Interrupted()),)))
+
+
+@pytest.mark.parametrize("isolation", ["process", "inline"])
+def test_a_batch_that_waits_says_for_what(unruly, samples, caplog, isolation):
+    name = "Length" if isolation == "process" else "InlineLength"
+    with Scorer(unruly(name, **{name: {"deadline_s": 10}})) as scorer:
+        scorer._plant.watch._patience_s = 0.3
+        scorer.score(samples("a", "sleep 1.2", "bb"))
+    assert f"waiting for {name} on sample 0/1 (" in caplog.text
+    assert "verdicts to come" in caplog.text
