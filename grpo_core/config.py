@@ -20,6 +20,8 @@ from grpo_core.errors import ConfigError, from_validation, nearest
 from grpo_core.plugins import Host, load_plugins
 from grpo_core.rubric import Rubric, RubricConfig
 
+OBJECTIVES = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo", "cispo", "sapo", "vespo")
+
 
 class Section(BaseModel):
     """A section of the config: unknown keys are refused."""
@@ -58,7 +60,9 @@ class DataConfig(Section):
     """Where rows come from, and how a row becomes a prompt."""
 
     path: str
-    """A .jsonl, .json or .parquet file, or a dataset id of the Hub."""
+    """A .jsonl, .json or .parquet file, or a dataset id of the Hub; what `loader` makes of it."""
+    loader: str | None = None
+    """A plugin's data loader, by name, in place of the built-in ones."""
     split: str = "train"
     """Of a Hub dataset."""
     subset: str | None = None
@@ -76,10 +80,9 @@ class GrpoConfig(Section):
 
     group_size: int = Field(default=8, ge=2)
     """Completions drawn for each prompt."""
-    objective: Literal["grpo", "bnpo", "dr_grpo", "dapo", "luspo", "cispo", "sapo", "vespo"] = (
-        "dapo"
-    )
-    """The loss; docs/engine.md tells them apart."""
+    objective: str = "dapo"
+    """The loss: grpo, bnpo, dr_grpo, dapo, luspo, cispo, sapo, vespo (docs/engine.md tells
+    them apart), or one that a plugin registers."""
     level: Literal["token", "sequence"] = "token"
     """Whether ratios are taken a token or a whole sequence (GSPO)."""
     epsilon: float = Field(default=0.2, gt=0)
@@ -103,6 +106,8 @@ class GrpoConfig(Section):
 class RolloutConfig(Section):
     """How completions are drawn."""
 
+    backend: str | None = None
+    """A plugin's backend, by name, in place of the built-in sampler."""
     max_tokens: int = Field(default=256, gt=0)
     """Tokens a completion may have."""
     temperature: float = Field(default=1.0, gt=0)
@@ -158,6 +163,8 @@ class EvalConfig(Section):
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
     path: str
+    """As in `data`."""
+    loader: str | None = None
     """As in `data`."""
     split: str = "test"
     """As in `data`."""
@@ -259,12 +266,10 @@ def host_for(config: PluginsConfig) -> Host:
     return load_plugins(block=config.block)
 
 
-def rubric_of(config: Config, path: Path) -> Rubric:
+def rubric_of(config: Config, path: Path, host: Host) -> Rubric:
     """The rubric of a checked config whose file is `path`."""
     try:
-        return Rubric.from_config(
-            config.rubric, host=host_for(config.plugins), base_dir=path.resolve().parent
-        )
+        return Rubric.from_config(config.rubric, host=host, base_dir=path.resolve().parent)
     except ConfigError as error:
         raise error.within("rubric", file=str(path)) from None
 

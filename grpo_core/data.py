@@ -10,7 +10,7 @@ import functools
 import json
 import random
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Formatter
@@ -30,14 +30,17 @@ def read_rows(
     split: str = "train",
     subset: str | None = None,
     limit: int | None = None,
+    load: Callable[[str], Iterable[Row]] | None = None,
 ) -> list[Row]:
-    """All rows of a local JSONL or Parquet file, or of a Hub dataset.
+    """All rows of a local JSONL or Parquet file, of a Hub dataset, or of a plugin's `load`.
 
     Raises ConfigError with the key `path` when there is no such data, naming
     the line where a JSONL row is broken.
     """
     local = base_dir / path
-    if local.is_file():
+    if load is not None:
+        rows = _read_loader(load, str(local) if local.exists() else path)
+    elif local.is_file():
         rows = _read_parquet(local) if local.suffix == ".parquet" else list(_read_jsonl(local))
     elif path.endswith(_LOCAL) or path.startswith((".", "/")) or not _HUB_ID.fullmatch(path):
         siblings = [str(p.relative_to(base_dir)) for p in base_dir.glob("*") if p.suffix in _LOCAL]
@@ -47,6 +50,22 @@ def read_rows(
     if not rows:
         raise ConfigError(f"{path} has no rows", ("path",))
     return rows[:limit]
+
+
+def _read_loader(load: Callable[[str], Iterable[Row]], path: str) -> list[Row]:
+    try:
+        rows = list(load(path))
+    except Exception as error:  # third-party code; nothing is judged here
+        raise ConfigError(
+            f"the data loader raised {type(error).__name__}: {error}", ("loader",)
+        ) from error
+    for row in rows:
+        if not isinstance(row, Mapping):
+            raise ConfigError(
+                f"the data loader returned a {type(row).__name__} for a row, not a mapping",
+                ("loader",),
+            )
+    return rows
 
 
 def _read_jsonl(path: Path) -> Iterator[Row]:

@@ -14,7 +14,7 @@ import signal
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +24,11 @@ import torch
 from accelerate import Accelerator
 
 from grpo_core import checkpoint, data, metrics
-from grpo_core.algorithm import count, group_advantages, policy_loss
+from grpo_core.algorithm import OBJECTIVES, Objective, count, group_advantages, policy_loss
 from grpo_core.config import Config, TrainConfig
 from grpo_core.errors import ConfigError
 from grpo_core.metrics import Metrics, RunFolder
+from grpo_core.plugins import Host
 from grpo_core.policy import Batch, Policy, load_policy, micro_batches, pad, token_logps
 from grpo_core.rewards import Outcome, Sample, Text
 from grpo_core.rollout import Completion, Sampling, draw
@@ -77,10 +78,12 @@ class Trainer:
         eval_rows: Sequence[data.Row],
         run: RunFolder,
         watcher: Watcher,
+        host: Host,
         resume: Path | None = None,
     ) -> None:
         self.config, self.rubric, self.run, self.watcher = config, rubric, run, watcher
-        self.rows, self.eval_rows = rows, eval_rows
+        self.rows, self.eval_rows, self.host = rows, eval_rows, host
+        self.objective, self.draw = _objective(config, host), _backend(config, host)
         self.prompt = data.PromptTemplate(config.data.prompt)
         held_out = config.eval.prompt if config.eval else None
         self.eval_prompt = data.PromptTemplate(held_out or config.data.prompt)
@@ -145,6 +148,7 @@ class Trainer:
                 self.run.add_metrics(line)
                 self.accelerator.log({k: v for k, v in line.items() if v is not None}, step=step)
                 self.watcher.step(line)
+                self._notify("on_step", step=step, metrics=line)
                 save_every = config.train.save_every
                 if step == steps or self.stop_asked or (save_every and step % save_every == 0):
                     self.save(step)
@@ -202,6 +206,7 @@ class Trainer:
         with self._timed("time/score", line):
             table = self.scorer.score(samples, step=step)
         line["time/score_hidden"] = 0.0
+        self._notify("on_samples", step=step, samples=samples, table=table)
         self._check_failures(table, step)
         advantages = group_advantages(
             torch.tensor(table.values, dtype=torch.float64),
@@ -238,7 +243,7 @@ class Trainer:
         for completion in rollout.completions:
             dropped = grpo.mask_truncated and completion.truncated
             tokens = torch.full((1, len(completion.ids)), not dropped)
-            counted = counted + count(grpo.objective, tokens)
+            counted = counted + count(self.objective, tokens)
         sizes = [len(rollout.prompt_ids[n]) + len(rollout.completions[n].ids) for n in learnt_from]
         batches = [
             [learnt_from[i] for i in batch]
@@ -261,7 +266,7 @@ class Trainer:
                     old[which],
                     rollout.advantages[rows].to(logp),
                     batch.mask,
-                    objective=grpo.objective,
+                    objective=self.objective,
                     epsilon=grpo.epsilon,
                     epsilon_high=grpo.epsilon_high,
                     delta=grpo.delta,
@@ -360,7 +365,7 @@ class Trainer:
         generator = torch.Generator(self.device).manual_seed(seed)
         filled = [template.fill(row) for _, row in picked]
         encoded = [self.policy.encode(prompt) for prompt in filled]
-        completions = draw(self.policy, encoded, group_size, how, generator)
+        completions = self.draw(self.policy, encoded, group_size, how, generator)
         samples, prompt_ids = [], []
         for n, completion in enumerate(completions):
             group, index = divmod(n, group_size)
@@ -408,6 +413,10 @@ class Trainer:
             return None
         with torch.no_grad(), self.accelerator.autocast():
             return self._logps(self.reference, batch)
+
+    def _notify(self, hook: str, **arguments: Any) -> None:
+        for complaint in self.host.notify(hook, **arguments):
+            self.watcher.say(complaint)
 
     def _check_failures(self, table: Table, step: int) -> None:
         """The circuit breaker: stop rather than learn from what is left."""
@@ -492,6 +501,16 @@ def learning_rate(train: TrainConfig, step: int) -> float:
     if train.decay == "cosine":
         return train.learning_rate * 0.5 * (1 - math.cos(math.pi * left))
     return train.learning_rate
+
+
+def _objective(config: Config, host: Host) -> Objective:
+    name = config.grpo.objective
+    return OBJECTIVES[name] if name in OBJECTIVES else host.objectives[name]()
+
+
+def _backend(config: Config, host: Host) -> Callable[..., list[Completion]]:
+    name = config.rollout.backend
+    return draw if name is None else host.rollouts[name]()
 
 
 def _mixed_precision(precision: str) -> str:

@@ -57,10 +57,15 @@ MISTAKES = {
         "train.steps: expected a whole number, got 'many'",
     ),
     "out of range": (["grpo.group_size=1"], "grpo.group_size: "),
-    "unknown choice": (
+    "unknown scale": (
+        ["grpo.scale=grup"],
+        "grpo.scale: expected one of group, batch, none, got 'grup'; did you mean 'group'?",
+    ),
+    "unknown data loader": (["data.loader=csv_"], "data.loader: no plugin registers a data loader 'csv_'"),
+    "unknown backend": (["rollout.backend=vlm"], "rollout.backend: no plugin registers"),
+    "unknown objective": (
         ["grpo.objective=dabo"],
-        "grpo.objective: expected one of grpo, bnpo, dr_grpo, dapo, luspo, cispo, sapo, vespo, "
-        "got 'dabo'; did you mean 'dapo'?",
+        "grpo.objective: there is no objective 'dabo'; did you mean 'dapo'?",
     ),
     "missing data file": (
         ["data.path=trian.jsonl"],

@@ -5,6 +5,6 @@ and log-probabilities into a loss. Imports torch alone.
 """
 
 from grpo_core.algorithm.advantages import group_advantages
-from grpo_core.algorithm.objectives import OBJECTIVES, Loss, count, policy_loss
+from grpo_core.algorithm.objectives import OBJECTIVES, Loss, Objective, Terms, count, policy_loss
 
-__all__ = ["OBJECTIVES", "Loss", "count", "group_advantages", "policy_loss"]
+__all__ = ["OBJECTIVES", "Loss", "Objective", "Terms", "count", "group_advantages", "policy_loss"]

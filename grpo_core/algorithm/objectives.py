@@ -90,13 +90,23 @@ OBJECTIVES: dict[str, Objective] = {
 }
 
 
-def count(objective: str, mask: Bool[Tensor, "batch time"] | PerToken) -> Float[Tensor, ""]:
+def _named(objective: str | Objective) -> Objective:
+    if isinstance(objective, Objective):
+        return objective
+    if objective not in OBJECTIVES:
+        raise ValueError(f"unknown objective {objective!r}; one of {', '.join(OBJECTIVES)}")
+    return OBJECTIVES[objective]
+
+
+def count(
+    objective: str | Objective, mask: Bool[Tensor, "batch time"] | PerToken
+) -> Float[Tensor, ""]:
     """What `policy_loss` divides by for this mask: sequences, or tokens.
 
     Summed over micro-batches (and processes) it is the `normalizer` with which
     their losses add up to the loss of the whole batch.
     """
-    if OBJECTIVES[objective].average == "tokens":
+    if _named(objective).average == "tokens":
         return mask.sum(dtype=torch.float64)
     return torch.tensor(float(len(mask)), dtype=torch.float64, device=mask.device)
 
@@ -107,7 +117,7 @@ def policy_loss(
     advantages: Float[Tensor, " batch"] | PerToken,
     mask: Bool[Tensor, "batch time"] | PerToken,
     *,
-    objective: str = "grpo",
+    objective: str | Objective = "grpo",
     epsilon: float = 0.2,
     epsilon_high: float | None = None,
     delta: float | None = None,
@@ -131,7 +141,8 @@ def policy_loss(
     `level="sequence"` replaces r_t by exp(mean_t(logp_t - old_logp_t)) (GSPO,
     arXiv 2507.18071). `kl_bias_correction` multiplies KL_t by r.
 
-    The average is: grpo, sapo: over sequences of the token mean; luspo: over
+    `objective` is one of `OBJECTIVES` by name, or an `Objective` of your own. The
+    average is: grpo, sapo: over sequences of the token mean; luspo: over
     sequences of the token sum; bnpo, dapo, cispo, vespo: over tokens; dr_grpo:
     sum / (sequences x `max_completion_length`). `normalizer` replaces the number
     of sequences or tokens of this batch by a global one, for accumulation (see
@@ -142,13 +153,11 @@ def policy_loss(
     what it needs (cispo: `epsilon_high`; dr_grpo: `max_completion_length`;
     beta > 0: `ref_logp`).
     """
-    if objective not in OBJECTIVES:
-        raise ValueError(f"unknown objective {objective!r}; one of {', '.join(OBJECTIVES)}")
-    if objective == "cispo" and epsilon_high is None:
+    chosen = _named(objective)
+    if chosen.per_token is truncated_reinforce and epsilon_high is None:
         raise ValueError("cispo requires epsilon_high, the cap on ratios (MiniMax-M1 used 5.0)")
     if level not in ("token", "sequence"):
         raise ValueError(f"level must be token or sequence, got {level!r}")
-    per_token, average = OBJECTIVES[objective]
 
     keep = mask != 0
     weight = mask.to(logp.dtype)
@@ -167,9 +176,9 @@ def policy_loss(
 
     high = epsilon if epsilon_high is None else epsilon_high
     terms = Terms(logp, log_ratio, ratio, advantages, weight, epsilon, high, delta)
-    losses = per_token(terms)
+    losses = chosen.per_token(terms)
 
-    metrics = _clip_metrics(objective, terms)
+    metrics = _clip_metrics(chosen, terms)
     if beta != 0.0:
         if ref_logp is None:
             raise ValueError("beta > 0 needs ref_logp, the reference's log-probabilities")
@@ -181,12 +190,12 @@ def policy_loss(
         metrics["kl"] = kl
 
     total = losses * weight
-    if average == "sequence-mean":
+    if chosen.average == "sequence-mean":
         total = total / length
     divisor: float | Tensor = (
-        count(objective, weight).to(logp.dtype) if normalizer is None else normalizer
+        count(chosen, weight).to(logp.dtype) if normalizer is None else normalizer
     )
-    if average == "max-length":
+    if chosen.average == "max-length":
         if max_completion_length is None:
             raise ValueError("dr_grpo requires max_completion_length, its constant divisor")
         divisor = divisor * max_completion_length
@@ -198,12 +207,12 @@ def policy_loss(
     return Loss(value, means)
 
 
-def _clip_metrics(objective: str, t: Terms) -> dict[str, Tensor]:
+def _clip_metrics(objective: Objective, t: Terms) -> dict[str, Tensor]:
     """Where the clip holds the gradient back, as 0 and 1."""
-    if OBJECTIVES[objective].per_token is truncated_reinforce:
+    if objective.per_token is truncated_reinforce:
         low = torch.zeros_like(t.ratio, dtype=torch.bool)
         high = (t.ratio > t.epsilon_high) & (t.advantages > 0)
-    elif OBJECTIVES[objective].per_token is clipped_surrogate:
+    elif objective.per_token is clipped_surrogate:
         low = (t.ratio < 1 - t.epsilon) & (t.advantages < 0)
         high = (t.ratio > 1 + t.epsilon_high) & (t.advantages > 0)
     else:

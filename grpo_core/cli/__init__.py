@@ -2,15 +2,43 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 import grpo_core
+from grpo_core.cli import plot, plugins, score, train
+
+
+class Commands(TyperGroup):
+    """Our commands, then those that plugins register. Plugins are only looked through
+    when a command is not ours, or for the list in `--help`."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        from grpo_core.plugins import load_plugins
+
+        return [*super().list_commands(ctx), *sorted(load_plugins().commands)]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if (ours := super().get_command(ctx, cmd_name)) is not None:
+            return ours
+        from grpo_core.plugins import load_plugins
+
+        commands = load_plugins().commands
+        if cmd_name not in commands:
+            return None
+        wrapper = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+        wrapper.command(cmd_name)(commands[cmd_name])
+        return typer.main.get_command(wrapper)
+
 
 app = typer.Typer(
     name="grpo",
+    cls=Commands,
     help="Train language models by GRPO from reward plugins, and judge completions with them.",
     no_args_is_help=True,
     add_completion=False,
@@ -28,11 +56,27 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
+    plugin: Annotated[
+        list[Path] | None,
+        typer.Option(help="A plugin's file, or a folder of them, that is not installed."),
+    ] = None,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    pass
+    from grpo_core.plugins import PATHS, PluginError
+
+    for path in plugin or []:
+        if not path.exists():
+            raise PluginError(f"--plugin: there is no {path}")
+        known = os.environ.get(PATHS)
+        os.environ[PATHS] = os.pathsep.join(filter(None, [known, str(path.resolve())]))
+
+
+app.command("train")(train.train)
+app.command("score")(score.score)
+app.command("plugins")(plugins.plugins)
+app.command("plot")(plot.plot)
 
 
 def main() -> None:
@@ -45,11 +89,3 @@ def main() -> None:
     except (ConfigError, PluginError) as error:
         print(f"grpo: {error}", file=sys.stderr)
         sys.exit(2)
-
-
-from grpo_core.cli import plot, plugins, score, train  # noqa: E402  (they need nothing from here)
-
-app.command("train")(train.train)
-app.command("score")(score.score)
-app.command("plugins")(plugins.plugins)
-app.command("plot")(plot.plot)

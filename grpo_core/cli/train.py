@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from grpo_core.config import Config
     from grpo_core.data import Row
     from grpo_core.metrics import RunFolder
+    from grpo_core.plugins import Host
     from grpo_core.rubric import Rubric
 
 NEEDS = ("torch", "transformers", "accelerate", "datasets", "jaxtyping")
@@ -29,6 +30,7 @@ class Job:
 
     config: Config
     base_dir: Path
+    host: Host
     rubric: Rubric
     rows: list[Row]
     eval_rows: list[Row]
@@ -85,6 +87,7 @@ def train(
                 job.eval_rows,
                 run,
                 display,
+                job.host,
                 resume=found.resolve() if found else None,
             ).train()
         except Interrupted as stopped:
@@ -104,11 +107,19 @@ def prepare(path: Path, overrides: Sequence[str]) -> Job:
     from grpo_core import config as configs
     from grpo_core.data import PromptTemplate, common_columns, read_rows
     from grpo_core.errors import ConfigError, nearest
+    from grpo_core.plugins import PluginError
 
     config = configs.load(path, overrides)
     base_dir = path.resolve().parent
     _check_model(config, base_dir, path)
-    rubric = configs.rubric_of(config, path)
+    host = configs.host_for(config.plugins)
+    rubric = configs.rubric_of(config, path, host)
+
+    def registered(registry: Any, name: str | None, *key: str) -> Any:
+        try:
+            return registry[name] if name is not None else None
+        except PluginError as error:
+            raise ConfigError(str(error), key, str(path)) from None
 
     def rows_of(section: str, chosen: Any) -> list[Row]:
         try:
@@ -118,6 +129,7 @@ def prepare(path: Path, overrides: Sequence[str]) -> Job:
                 split=chosen.split,
                 subset=chosen.subset,
                 limit=chosen.limit,
+                load=registered(host.data, chosen.loader, section, "loader"),
             )
             columns = common_columns(rows)
             PromptTemplate(chosen.prompt or config.data.prompt).check(columns)
@@ -140,7 +152,16 @@ def prepare(path: Path, overrides: Sequence[str]) -> Job:
                 ("eval", "pass"),
                 str(path),
             )
-    if config.grpo.objective == "cispo" and config.grpo.epsilon_high is None:
+    objective = config.grpo.objective
+    if objective not in (*configs.OBJECTIVES, *host.objectives):
+        known = (*configs.OBJECTIVES, *host.objectives)
+        raise ConfigError(
+            f"there is no objective {objective!r}{nearest(objective, known)}",
+            ("grpo", "objective"),
+            str(path),
+        )
+    registered(host.rollouts, config.rollout.backend, "rollout", "backend")
+    if objective == "cispo" and config.grpo.epsilon_high is None:
         raise ConfigError(
             "cispo needs it, the cap on ratios (as in 5.0)", ("grpo", "epsilon_high"), str(path)
         )
@@ -151,7 +172,7 @@ def prepare(path: Path, overrides: Sequence[str]) -> Job:
                 ("train", "trackers", i),
                 str(path),
             )
-    return Job(config, base_dir, rubric, rows, eval_rows)
+    return Job(config, base_dir, host, rubric, rows, eval_rows)
 
 
 def _check_model(config: Config, base_dir: Path, path: Path) -> None:
