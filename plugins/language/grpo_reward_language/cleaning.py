@@ -26,6 +26,7 @@ _IDENTIFIER = re.compile(r"(?<![A-Za-z0-9_])[A-Za-z]*+[0-9_][A-Za-z0-9_]*(?:\([^
 _DOTTED = re.compile(r"(?<![A-Za-z.])[A-Za-z]{1,40}+(?:[./\\][A-Za-z]{1,40}+){1,20}+(?:\(\))?")
 _CODE_SIGN = re.compile(r"^.*[=(){};#>].*$", re.MULTILINE)
 _FIRST_WORD = re.compile(r"\s*([A-Za-z_][\w.]*+)(.?)")
+_ASSIGNED = re.compile(r"(?:\w+\s*)?[\w.]+\s*=")
 _BLOCK = frozenset(["def", "class", "for", "while", "if", "elif", "else", "try", "except", "with"])
 _STATEMENT = frozenset(
     [
@@ -149,7 +150,9 @@ def _is_code(line: str) -> bool:
         return True  # main(48)
     if word in _BLOCK:
         return stripped.endswith(":") and any(sign in rest for sign in "()=[]<>")
-    return word in _STATEMENT and any(sign in rest for sign in "=({[;")
+    if word not in _STATEMENT:
+        return False
+    return any(sign in rest for sign in "({[;") or _ASSIGNED.match(rest) is not None
 
 
 def _unless_words(match: re.Match[str]) -> str:

@@ -10,7 +10,7 @@ text (`scripts`) and what is not counted at all (`cleaning`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from math import log
 from typing import Any
 
@@ -20,27 +20,33 @@ from grpo_reward_language.scripts import Piece, kana_share
 OTHER = "other"
 """Some language that is none of the candidates."""
 
-_GUESSES = 12
+_GUESSES = 8
 _CANDIDATES = 6
 _STRETCH = 100  # letters that are seldom mistaken
-_SURE = 30  # letters at which a guess counts in full
+_SURE = 25  # letters at which a guess counts in full
 _TOO_WEAK = 0.15  # no language is likelier than this: nothing can be told
-_FLOOR = 0.01  # the model's least probability: it is never that certain
+_FLOOR = 0.005  # the model's least probability: it is never that certain
 _PRESENCE = 0.05  # added to every candidate's presence
-_SWITCH_AT_SENTENCE, _SWITCH_INSIDE = 0.7, 2.5  # what another language costs, in nats
+_EXPECTED = 0.2  # added to the target's: Malay was asked for, so it is hardly Indonesian
+_SWITCH_AT_SENTENCE, _SWITCH_INSIDE = 0.7, 2.0  # what another language costs, in nats
 _DETECTOR: Any = None
 
 
 def languages(pieces: Sequence[Piece], script: str, target: str | None) -> list[str | None]:
-    """The language of each piece of one script, in order; None where none can be told."""
+    """The language of each piece of one script, in order; None where none can be told.
+
+    Without a target, one word alone tells nothing.
+    """
+    if target is None and script != "CJK" and len(pieces) == 1 and " " not in pieces[0].text:
+        return [None]
     guesses = [_guess(piece.text, script) for piece in pieces]
     told = [max(guess.values(), default=0.0) >= _TOO_WEAK for guess in guesses]
     presence = _presence(pieces, script)
+    if target is not None:
+        presence[target] = presence.get(target, 0.0) + _EXPECTED
     if not any(told):
         return [None] * len(pieces)
     candidates = sorted(presence, key=lambda code: -presence[code])[:_CANDIDATES]
-    if target is not None and target not in candidates:
-        candidates.append(target)
     priors = [log(presence.get(code, 0.0) + _PRESENCE) for code in candidates]
     priors.append(log(_PRESENCE))  # for OTHER
     scores = []
@@ -96,11 +102,19 @@ def _guess(text: str, script: str) -> dict[str, float]:
         return _chinese_or_japanese(text)
     chances: dict[str, float] = {}
     for found in _detector().detect(text, model="lite", k=_GUESSES):
-        code = FOLDED.get(found["lang"], found["lang"])
-        if written_in(code, script):
-            weight = 0.2 if code in RARE else 1.0
+        code, weight = _counted_as(found["lang"], script)
+        if weight:
             chances[code] = chances.get(code, 0.0) + weight * found["score"]
     return chances
+
+
+@cache
+def _counted_as(label: str, script: str) -> tuple[str, float]:
+    """The language a label of the model stands for, and how far it is believed in this script."""
+    code = FOLDED.get(label, label)
+    if not written_in(code, script):
+        return code, 0.0
+    return code, 0.2 if code in RARE else 1.0
 
 
 def _chinese_or_japanese(text: str) -> dict[str, float]:

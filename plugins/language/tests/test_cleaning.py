@@ -30,6 +30,8 @@ def words(text: str) -> list[str]:
         ("total = 48 / 2\nThat is it.", ["That", "is", "it"]),
         ("for each friend (Tom and Ann) we count.", ["for", "each", "friend", "Tom", "and", "Ann", "we", "count"]),
         ("if it rains and/or snows we wait", ["if", "it", "rains", "and/or", "snows", "we", "wait"]),
+        ("let me think: 48/2=24", ["let", "me", "think"]),
+        ("let total = 48/2", []),
         ("48个苹果 and x=3", ["个苹果", "and", "x"]),
     ],
 )  # fmt: skip

@@ -39,11 +39,10 @@ def test_the_language_of_the_prompt():
     asked = "Wie viele Klammern hat Maria insgesamt verkauft?"
     assert judge(GERMAN, prompt=asked).value == 1.0
     assert judge(ENGLISH, prompt=asked).value == 0.0
-    unclear = judge(ENGLISH, prompt="48/2=")
-    assert (unclear.outcome, unclear.reason) == (
-        Outcome.abstained,
-        "the prompt's language cannot be told",
-    )
+    for unclear in ("48/2=", "Solve $x^2 = 4$.", "", "def f(x):"):
+        score = judge(ENGLISH, prompt=unclear)
+        assert score.outcome is Outcome.abstained
+        assert score.reason == "the prompt's language cannot be told"
 
 
 def test_of_a_chat_prompt_only_the_user_counts():
