@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo_core.rewards import Outcome, Sample
-from grpo_core.rubric import Table
+from grpo_core.rubric import Rubric, Table
 
 Metrics = dict[str, float | int | None]
 
@@ -68,6 +68,41 @@ def reward_metrics(table: Table, group_size: int) -> Metrics:
             metrics[f"details/{name}/{key}"] = mean(details[key])
     metrics["outcomes/excluded"] = sum(total is None for total in totals)
     return metrics
+
+
+NO_SIGNAL = ("all_right", "all_wrong", "cancelling", "all_abstained", "all_truncated")
+
+
+def no_signal_metrics(
+    table: Table, truncated: Sequence[bool], rubric: Rubric, group_size: int, step: int
+) -> Metrics:
+    """Why groups teach nothing, counted over those whose totals are all equal.
+
+    `all_abstained`: no sample has a total; `all_truncated`: every completion was cut
+    off; `cancelling`: rewards differ but their weighted sums do not; else, by the
+    reward of the greatest weight, `all_right` (every sample at its maximum) or
+    `all_wrong`.
+    """
+    counts = dict.fromkeys(NO_SIGNAL, 0)
+    weights = rubric.weights(step)
+    main = max(range(len(weights)), key=lambda r: abs(weights[r]))
+    best = rubric.terms[main].reward.range[1]
+    best = 1.0 if math.isinf(best) else best
+    for first in range(0, len(table.totals), group_size):
+        rows = range(first, first + group_size)
+        present = [n for n in rows if table.totals[n] is not None]
+        if len({table.totals[n] for n in present}) > 1:
+            continue
+        if not present:
+            counts["all_abstained"] += 1
+        elif all(truncated[n] for n in rows):
+            counts["all_truncated"] += 1
+        elif len({str(table.values[n]) for n in present}) > 1:  # as text: nan equals itself
+            counts["cancelling"] += 1
+        else:
+            right = table.values[present[0]][main] >= best
+            counts["all_right" if right else "all_wrong"] += 1
+    return {f"no_signal/{reason}": number for reason, number in counts.items()}
 
 
 def length_metrics(lengths: Sequence[int], truncated: Sequence[bool]) -> Metrics:

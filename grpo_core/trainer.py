@@ -216,8 +216,10 @@ class Trainer:
             scale=grpo.scale,
         )
         line |= metrics.reward_metrics(table, grpo.group_size)
+        truncated = [completion.truncated for completion in completions]
+        line |= metrics.no_signal_metrics(table, truncated, self.rubric, grpo.group_size, step)
         lengths = [len(completion.ids) for completion in completions]
-        line |= metrics.length_metrics(lengths, [c.truncated for c in completions])
+        line |= metrics.length_metrics(lengths, truncated)
         line["entropy"] = metrics.mean(e for c in completions for e in c.entropies)
         self.tokens += sum(lengths) + sum(map(len, prompt_ids))
         for name, value in line.items():

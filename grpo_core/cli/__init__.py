@@ -54,23 +54,32 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _add_plugins(paths: list[Path] | None) -> None:
+    from grpo_core.plugins import PATHS, PluginError
+
+    for path in paths or []:
+        if not path.exists():
+            raise PluginError(f"--plugin: there is no {path}")
+        known = os.environ.get(PATHS)
+        os.environ[PATHS] = os.pathsep.join(filter(None, [known, str(path.resolve())]))
+
+
 @app.callback()
 def _root(
     plugin: Annotated[
         list[Path] | None,
-        typer.Option(help="A plugin's file, or a folder of them, that is not installed."),
+        # eager: what it adds may be the very command that is called
+        typer.Option(
+            callback=_add_plugins,
+            is_eager=True,
+            help="A plugin's file, or a folder of them, that is not installed.",
+        ),
     ] = None,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    from grpo_core.plugins import PATHS, PluginError
-
-    for path in plugin or []:
-        if not path.exists():
-            raise PluginError(f"--plugin: there is no {path}")
-        known = os.environ.get(PATHS)
-        os.environ[PATHS] = os.pathsep.join(filter(None, [known, str(path.resolve())]))
+    pass
 
 
 app.command("train")(train.train)
