@@ -315,7 +315,9 @@ class _Comparison:
             factor = Node("num", value=their_unit.scale / my_unit.scale)
             theirs = Node("mul", (theirs, factor))
         match = self.values(mine, theirs)
-        return Match(match.equal, f"{match.why}, with its unit" if match.equal else match.why)
+        if match.equal:
+            return Match(True, f"{match.why}, with its unit")
+        return Match(False, "another quantity" if my_unit.scale != their_unit.scale else match.why)
 
 
 def _labels_agree(gold: Labelled, answer: Labelled) -> bool:

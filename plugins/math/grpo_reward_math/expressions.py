@@ -31,6 +31,9 @@ class ExpressionReader:
         self.at = 0
         self.depth = 0
         self.bars = 0
+        """How many absolute values are open: a bar then closes one."""
+        self.colons = True
+        """Whether a colon divides; in `{x : x > 2}` it does not."""
 
     @property
     def token(self) -> Token:
@@ -98,7 +101,7 @@ class ExpressionReader:
         while True:
             if self.skip("*"):
                 node = _times(node, self.unary())
-            elif self.kind in ("/", ":"):
+            elif self.kind == "/" or (self.kind == ":" and self.colons):
                 token = self.take()
                 node = Node("div", (node, self.unary()), token.kind)
                 quotients += 1
@@ -131,6 +134,8 @@ class ExpressionReader:
     def starts_factor(self) -> bool:
         if self.kind == "bar":
             return self.bars == 0 and self.ahead() not in ("end", "sep", "rel")
+        if self.kind == "(" and self.ahead() == "mod":
+            return False
         return self.kind in _STARTS
 
     def unary(self) -> Node:
@@ -333,6 +338,8 @@ class ExpressionReader:
             inside = self.answer(")")
             self.expect(")")
             args = inside.args if inside.kind == "list" else (inside,)
+        elif self.kind == "lset" and name in ("max", "min", "gcd", "lcm"):
+            args = self.bracket(self.take().kind).args
         else:
             args = (self.bare_argument(),)
         if base is not None:

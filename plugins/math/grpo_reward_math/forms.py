@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from typing import Literal
 
 from grpo_reward_math.exact import exact
@@ -84,12 +85,35 @@ def _unfinished(part: Node) -> str:
 
 def _like_terms(part: Node) -> str:
     if part.kind == "add":
-        bare = [arg.args[0] if arg.kind == "neg" else arg for arg in part.args]
-        if sum(map(_is_numeral, bare)) > 1 or len(set(bare)) < len(bare):
+        bare = [_without_coefficient(arg) for arg in part.args]
+        if len(set(bare)) < len(bare):
             return "like terms are left to put together"
+    if part.kind == "div" and math.gcd(*map(_coefficient, part.args)) > 1:
+        return "a fraction is not in lowest terms"
     if part.kind == "mul" and sum(map(_is_numeral, part.args)) > 1 and not _is_scientific(part):
         return "numbers are left to put together"
     return ""
+
+
+def _without_coefficient(term: Node) -> Node:
+    """What a term counts: x of -2x; every number counts the same."""
+    if term.kind == "neg":
+        term = term.args[0]
+    if _is_numeral(term) or _is_lowest(term):
+        return Node("num", value=Fraction(1))
+    if term.kind == "mul" and _is_numeral(term.args[0]):
+        rest = term.args[1:]
+        return rest[0] if len(rest) == 1 else Node("mul", rest)
+    return term
+
+
+def _coefficient(node: Node) -> int:
+    """The whole number that a product begins with; 1 when there is none."""
+    node = node.args[0] if node.kind == "neg" else node
+    first = node.args[0] if node.kind == "mul" else node
+    if first.kind != "num" or first.value is None or first.value.denominator != 1:
+        return 1
+    return int(first.value) or 1
 
 
 def _has_power(root: Node) -> bool:

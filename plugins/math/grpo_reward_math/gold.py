@@ -36,5 +36,5 @@ def gold_text(value: object) -> str | None:
         text = text[text.rfind("####") + 4 :]
     elif "\\boxed" in text or "\\fbox" in text:
         text = find_answer(text, "boxed").text or ""
-    text = text.strip()
+    text = text.rstrip().lstrip(" \n")  # a form feed may be what is left of a broken \frac
     return None if text.lower() in _MISSING else text

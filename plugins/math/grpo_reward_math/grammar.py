@@ -102,6 +102,9 @@ class _Parser(ExpressionReader):
         return self.relation()
 
     def relation(self) -> Node:
+        if self.token[:2] == ("rel", "~"):  # "≈ 3.14" is said of something unnamed
+            self.take()
+            return Node("rel", (Node("var", name="it"), self.side()), "~")
         parts = [self.side()]
         names: list[str] = []
         while self.kind == "rel":
@@ -125,7 +128,18 @@ class _Parser(ExpressionReader):
                 node = replace(node, args=(*node.args, other))
             else:
                 node = Node(kind, (node, other))
+        if self.kind == "mod" or (self.kind == "(" and self.ahead() == "mod"):
+            return self.modulo(node)
         return self.with_unit(node)
+
+    def modulo(self, node: Node) -> Node:
+        r"""`3 \pmod 7`, or `3 (mod 7)`."""
+        bracketed = self.skip("(")
+        self.expect("mod")
+        modulus = self.braced() if self.kind == "{" else self.atom()
+        if bracketed:
+            self.expect(")")
+        return Node("tuple", (node, modulus), "mod")
 
     def with_unit(self, node: Node) -> Node:
         parts: list[str] = []
@@ -145,6 +159,7 @@ class _Parser(ExpressionReader):
 
     def bracket(self, kind: str) -> Node:
         bars, self.bars = self.bars, 0
+        colons, self.colons = self.colons, True
         if kind == "lset":
             node = self.braces()
         else:
@@ -157,15 +172,16 @@ class _Parser(ExpressionReader):
                 node = inside
             else:
                 node = Node("tuple", (inside,), brackets)
-        self.bars = bars
+        self.bars, self.colons = bars, colons
         return node
 
     def braces(self) -> Node:
         if self.skip("rset"):
             return Node("set")
         bars, self.bars = self.bars, 1
+        self.colons = False
         inside = self.answer("rset", "bar", "mid", ":")
-        self.bars = bars
+        self.bars, self.colons = bars, True
         if self.skip("bar", "mid", ":"):
             condition = self.answer("rset")
             self.expect("rset")

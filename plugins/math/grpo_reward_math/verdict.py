@@ -22,6 +22,7 @@ from grpo_reward_math.tree import Node, TooCostly, Unreadable
 
 _LAYOUT = re.compile(r"\$|\\left(?![a-z])|\\right(?![a-z])|\\[,;! ]")
 _SPACE = re.compile(r"(?<![0-9A-Za-z])\s+|\s+(?![0-9A-Za-z])")
+_EMPTY_SET = Node("set")
 MAX_ANSWER = 2000
 """Characters; what is longer is no answer but a text."""
 MAX_GOLD = 4000
@@ -50,6 +51,8 @@ class Gold(NamedTuple):
     text: str
     number: Number | None = None
     choice: str | None = None
+    with_text: bool = False
+    """Whether the text of the choice may follow its letter."""
     words: words.Text | None = None
     readings: tuple[Node, ...] = ()
     unreadable: str = ""
@@ -61,9 +64,9 @@ def read_gold(text: str, kind: Kind = "auto") -> Gold:
     if len(text) > MAX_GOLD:
         return Gold(text, unreadable=f"it is {len(text)} characters long")
     if kind == "choice":
-        letter = words.read_choice(text, force=True)
+        letter = words.read_choice(text)
         unreadable = "" if letter else "no choice letter begins it"
-        return Gold(text, choice=letter, unreadable=unreadable)
+        return Gold(text, choice=letter, with_text=True, unreadable=unreadable)
     if kind == "text":
         read = words.read_text(text, force=True)
         return Gold(text, words=read, unreadable="" if read else "it has no words")
@@ -71,7 +74,7 @@ def read_gold(text: str, kind: Kind = "auto") -> Gold:
     if number is not None:
         return Gold(text, number)
     if kind == "auto":
-        if letter := words.read_choice(text):
+        if letter := words.read_bracketed(text):
             return Gold(text, choice=letter)
         if read := words.read_text(text):
             return Gold(text, words=read)
@@ -90,7 +93,8 @@ def decide(gold: Gold, answer: str, rules: Rules) -> Verdict:
         if number is not None:
             return compare_numbers(gold.number, number, rules)
     if gold.choice is not None:
-        letter = words.read_choice(answer, force=True)
+        read = words.read_choice if gold.with_text else words.read_letter
+        letter = read(answer)
         if letter is None:
             return Verdict(False, "one choice letter is wanted")
         return Verdict(
@@ -109,6 +113,8 @@ def _compare_trees(gold: Gold, answer: str, rules: Rules) -> Verdict:
 
     if rules.form == "any" and _squeezed(gold.text) == _squeezed(answer):
         return Verdict(True, "the same text")
+    if gold.readings == (_EMPTY_SET,) and words.says_nothing(answer):
+        return Verdict(True, "there is nothing, both say")
     mine = gold.readings or _number_readings(gold.text)
     try:
         theirs = answer_readings(answer, chains=rules.chains, approximate=rules.approximate)

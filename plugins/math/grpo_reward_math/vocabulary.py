@@ -28,7 +28,7 @@ FUNCTIONS = {
 GREEK = frozenset(
     _words(
         "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho "
-        "sigma tau upsilon phi varphi chi psi omega Delta Theta Lambda Xi Sigma Phi Psi Omega ell"
+        "sigma tau upsilon phi varphi chi psi omega Delta Theta Lambda Xi Sigma Phi Psi Omega ell angle triangle hbar odot"
     )
 )
 
@@ -129,6 +129,13 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "lbrack": ("[",),
     "rbrack": ("]",),
     "choose": ("choose",),
+    "pmod": ("mod",),
+    "bmod": ("mod",),
+    "mod": ("mod",),
+    "parallel": ("rel", "parallel"),
+    "perp": ("rel", "perp"),
+    "subset": ("rel", "subset"),
+    "subseteq": ("rel", "subseteq"),
 }
 
 SIGNS: dict[str, tuple[str, ...]] = {
@@ -198,6 +205,7 @@ PLAIN_WORDS: dict[str, tuple[str, ...]] = {
     "oo": ("const", "inf"),
     "sqrt": ("sqrt",),
     "union": ("cup",),
+    "mod": ("mod",),
 }
 
 SHORT_WORDS = frozenset(_words("no is of to at an in if by so it as we he me us do go"))

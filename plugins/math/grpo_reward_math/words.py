@@ -35,6 +35,7 @@ _DATE = re.compile(
     r" [0-9]{1,2}(?:st|nd|rd|th)?(?:,? [0-9]{4})?",
     re.IGNORECASE,
 )
+_TIME = re.compile(r"([0-9]{1,2})(?::([0-9]{2}))?\s*([ap])\.?\s?m\.?", re.IGNORECASE)
 _ARTICLES = frozenset(("a", "an", "the"))
 _NO_SUBJECT = frozenset(
     _words(
@@ -70,8 +71,10 @@ class Text(NamedTuple):
 
 def read_text(text: str, *, force: bool = False) -> Text | None:
     """A textual gold, or None when it is not one. Without `force`, only what clearly is:
-    words in `\\text{}`, up to three plain words, or a sentence with a core."""
+    words in `\\text{}`, one or two plain words or a name, or a sentence with a core."""
     plain = _unwrapped(_FORMULA.sub("it", text) if _SENTENCE.search(text) else text)
+    if time := _time(plain):
+        return Text(time, frozenset())
     words = normal_words(plain)
     if not words:
         return None
@@ -91,15 +94,16 @@ def read_text(text: str, *, force: bool = False) -> Text | None:
     wrapped = plain != text.strip("$ ") and "\\" in text
     if len(words) == 1 and not wrapped and not is_word(words[0]) and not _is_short_word(words[0]):
         return None
-    if len(plain.split()) <= (MAX_WORDS if wrapped else 3):
+    limit = MAX_WORDS if wrapped else 3 if plain.istitle() or " ".join(words) in _NOTHING else 2
+    if len(plain.split()) <= limit:
         return Text(" ".join(words), frozenset())
     return None
 
 
 def same_text(gold: Text, answer: str) -> str:
     """Why an answer says what a textual gold says; empty when it does not."""
-    words = normal_words(_unwrapped(answer))
-    said = " ".join(words)
+    plain = _unwrapped(answer)
+    said = _time(plain) or " ".join(normal_words(plain))
     if not said:
         empty = answer.replace("$", "").strip() in ("\\emptyset", "\\varnothing", "∅", "\\{\\}")
         return "there is nothing, both say" if empty and gold.words in _NOTHING else ""
@@ -112,6 +116,17 @@ def same_text(gold: Text, answer: str) -> str:
     return ""
 
 
+def says_nothing(answer: str) -> bool:
+    """Whether an answer says that there is no solution."""
+    return " ".join(normal_words(_unwrapped(answer))) in _NOTHING
+
+
+def _time(text: str) -> str:
+    """`6:30 P.M.` as "6:30 pm"; empty for what is no time of day."""
+    match = _TIME.fullmatch(text.strip())
+    return f"{int(match[1])}:{match[2] or '00'} {match[3].lower()}m" if match else ""
+
+
 def normal_words(text: str) -> list[str]:
     """Lower-case words without articles; empty when there are symbols among them."""
     if re.search(r"[\\^_={}<>+*/|]", text):
@@ -121,20 +136,30 @@ def normal_words(text: str) -> list[str]:
     ]
 
 
-def read_choice(text: str, *, force: bool = False) -> str | None:
-    """The letter of a multiple-choice answer. Without `force`, only a bracketed one
-    that stands alone. None when it is not one, or when several letters are named."""
-    text = text.strip().strip("$").strip().rstrip(".")
-    if not force:
-        match = _BRACKETED.fullmatch(text)
-        return match[1] if match else None
-    match = _CHOICE.fullmatch(text)
+def read_bracketed(text: str) -> str | None:
+    """The letter of a gold such as `(C)`; None for anything else."""
+    match = _BRACKETED.fullmatch(text.strip().strip("$").strip().rstrip("."))
+    return match[1] if match else None
+
+
+def read_choice(text: str) -> str | None:
+    """The letter that begins a multiple-choice answer, such as "C) 12"; None when there
+    is none, or when several letters are named."""
+    match = _CHOICE.fullmatch(text.strip().strip("$").strip().rstrip("."))
     if match is None:
         return None
     letter, rest = match[1].upper(), match[2]
     others = re.findall(r"(?<![A-Za-z\\])([A-J])(?![A-Za-z])", rest)
-    hedged = re.search(r"\b(?:or|and|not)\b", rest)
+    hedged = re.search(r"\b(?:or|and|not|if|but|unless|maybe|neither|either)\b", rest)
     return None if hedged or any(other != letter for other in others) else letter
+
+
+def read_letter(text: str) -> str | None:
+    """A choice letter that stands alone, with or without brackets."""
+    letter = _unwrapped(text).rstrip(".").strip()
+    if letter.startswith("(") and letter.endswith(")"):
+        letter = letter[1:-1].strip()
+    return letter.upper() if len(letter) == 1 and letter.isascii() and letter.isalpha() else None
 
 
 def _unwrapped(text: str) -> str:
