@@ -7,12 +7,10 @@ A test holds the file against this. Left out: prose.
 
 from __future__ import annotations
 
-import ast
 import inspect
-import re
 import sys
 from pathlib import Path
-from types import ModuleType, UnionType
+from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
@@ -27,23 +25,6 @@ A config is YAML. Any value can be overridden on the command line
 the config file, `train.output_dir` from where you are. This page is written by
 `python docs/generate.py` from `grpo_core/config.py` and `grpo_core/rubric.py`.
 """
-
-
-def field_docs(module: ModuleType) -> dict[tuple[str, str], str]:
-    """The string under each annotated field, by class and field."""
-    found = {}
-    for node in ast.parse(inspect.getsource(module)).body:
-        if isinstance(node, ast.ClassDef):
-            for field, after in zip(node.body, node.body[1:], strict=False):
-                if (
-                    isinstance(field, ast.AnnAssign)
-                    and isinstance(field.target, ast.Name)
-                    and isinstance(after, ast.Expr)
-                    and isinstance(after.value, ast.Constant)
-                ):
-                    text = re.sub(r"\s+", " ", str(after.value.value))
-                    found[node.name, field.target.id] = text
-    return found
 
 
 def type_name(annotation: Any) -> str:
@@ -73,10 +54,7 @@ def default_of(field: Any) -> str:
     return f"`{field.default}`"
 
 
-POLICIES = ("on_timeout", "on_error", "on_invalid", "on_abstained")
-
-
-def section(title: str, model: type[BaseModel], docs: dict[tuple[str, str], str]) -> str:
+def section(title: str, model: type[BaseModel]) -> str:
     intro = " ".join((model.__doc__ or "").split())
     lines = [
         f"## `{title}`\n",
@@ -85,17 +63,15 @@ def section(title: str, model: type[BaseModel], docs: dict[tuple[str, str], str]
         "| --- | --- | --- | --- |",
     ]
     for name, field in model.model_fields.items():
-        text = docs.get((model.__name__, name), "")
+        text = " ".join((field.description or "").split())
         kind = type_name(field.annotation)
-        if name in POLICIES:
+        if name.startswith("on_"):
             kind = "`exclude` \\| `abstain` \\| `raise` \\| number"
-            text = f"What an outcome `{name[3:]}` does; the reward's own default when not given."
         lines.append(f"| `{field.alias or name}` | {kind} | {default_of(field)} | {text} |")
     return "\n".join(lines) + "\n"
 
 
 def config_page() -> str:
-    docs = field_docs(config) | field_docs(rubric)
     sections = [
         ("model", config.ModelConfig),
         ("data", config.DataConfig),
@@ -109,8 +85,8 @@ def config_page() -> str:
         ("scoring", config.ScoringConfig),
         ("plugins", config.PluginsConfig),
     ]
-    name = f"`name`: {docs['Config', 'name']}\n"
-    return "\n".join([HEADER, name, *(section(title, model, docs) for title, model in sections)])
+    name = f"`name`: {config.Config.model_fields['name'].description}\n"
+    return "\n".join([HEADER, name, *(section(title, model) for title, model in sections)])
 
 
 if __name__ == "__main__":

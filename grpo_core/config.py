@@ -26,7 +26,7 @@ OBJECTIVES = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo", "cispo", "sapo", "vesp
 class Section(BaseModel):
     """A section of the config: unknown keys are refused."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
 
 class ModelConfig(Section):
@@ -160,7 +160,7 @@ class TrainConfig(Section):
 class EvalConfig(Section):
     """Held-out data: judged before, during and after training."""
 
-    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, populate_by_name=True)
 
     path: str
     """As in `data`."""

@@ -14,7 +14,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+)
 from pydantic_core import PydanticCustomError
 
 from grpo_core.errors import ConfigError, from_validation, nearest
@@ -49,13 +56,19 @@ def _check_policy(value: object) -> object:
 
 
 Weight = Annotated[float | dict[int, float], BeforeValidator(_check_weight)]
-PolicyField = Annotated[Any, BeforeValidator(_check_policy)]
+PolicyField = Annotated[
+    Any,
+    BeforeValidator(_check_policy),
+    WithJsonSchema(
+        {"anyOf": [{"enum": ["exclude", "abstain", "raise", None]}, {"type": "number"}]}
+    ),
+]
 
 
 class RewardConfig(BaseModel):
     """One entry of `rubric.rewards`."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     use: str
     """A registered reward, `distribution/name`, `file.py:name` or `module:name`."""
@@ -74,15 +87,20 @@ class RewardConfig(BaseModel):
     deadline_s: float | None = Field(default=None, gt=0)
     """Seconds a sample may take before it is killed; the reward's own when not given."""
     on_timeout: PolicyField = None
+    """What a timeout does to its sample: exclude, abstain, raise, or a number that stands
+    in; the reward's own default when not given, as with the next three."""
     on_error: PolicyField = None
+    """What an error does."""
     on_invalid: PolicyField = None
+    """What an invalid verdict does."""
     on_abstained: PolicyField = None
+    """What an abstention does."""
 
 
 class TagsConfig(BaseModel):
     """The tags around thinking and answer, without brackets."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     think: str = "think"
     """Around the thinking."""
@@ -93,7 +111,7 @@ class TagsConfig(BaseModel):
 class RubricConfig(BaseModel):
     """The config's `rubric` section."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     rewards: list[RewardConfig] = Field(min_length=1)
     """What judges a sample; see below."""

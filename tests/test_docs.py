@@ -51,6 +51,7 @@ def folder(tmp_path, monkeypatch):
         "def brevity(prompts, completions, **columns):\n"
         "    return [max(0.0, 1 - len(text) / 200) for text in completions]\n"
     )
+    (tmp_path / "my_plugin.py").write_text("from grpo_core import hookimpl\n")
     row = {
         "prompt": "What is half of 48?",
         "completion": "<think>48/2 is 24.</think><answer>\\boxed{24}</answer>",
@@ -87,7 +88,8 @@ def test_configs_are_valid(page, text, folder):
     if rubric:
         Rubric.from_config(rubric, base_dir=folder)
     for section, value in config.items():
-        if section in Config.model_fields and section != "rubric":
+        if section != "rubric":
+            assert section in Config.model_fields
             whole = {
                 "model": {"name": "x"},
                 "data": {"path": "x"},
