@@ -2,14 +2,20 @@
 
 `data` holds `language_sentences/<iso>.txt`, one sentence a line. A text is about
 1,200 letters of sentences of two languages in any order, with maths and code
-between them; the true share is of its letters.
+between them; the true share is of its letters. Where Django is installed, its
+translations into some seventy languages are mixed as well: short messages of
+languages that are often close to one another. The constants in `identify` were
+chosen looking at both.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import random
+import re
 import time
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator
 from itertools import permutations
 from pathlib import Path
@@ -28,18 +34,11 @@ NOISE = (
     r"\boxed{24}",
     "https://example.com/some/path?q=1",
 )
-SCRIPT = {
-    "ar": "Arabic",
-    "hi": "Devanagari",
-    "ja": "CJK",
-    "zh": "CJK",
-    "ko": "Hangul",
-    "ru": "Cyrillic",
-}
+PAIRS = 600  # of the translations, drawn at random
 
 
 def tables(console: Console, data: Path) -> None:
-    """Print both tables; says so when the sentences are not there."""
+    """Print the tables; says so when the sentences are not there."""
     folder = data / "language_sentences"
     if not folder.is_dir():
         console.print(f"language: no {folder}, nothing measured")
@@ -48,25 +47,31 @@ def tables(console: Console, data: Path) -> None:
         path.stem: [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         for path in sorted(folder.glob("*.txt"))
     }
-    console.print(shares(sentences))
+    console.print(shares("sentences", sentences, list(permutations(sentences, 2))))
+    if translations := django_translations():
+        pairs = random.Random(2).sample(list(permutations(translations, 2)), PAIRS)
+        console.print(shares("Django's translations", translations, pairs))
     console.print(speed(sentences))
 
 
-def shares(sentences: dict[str, list[str]]) -> Table:
-    """The mean absolute error of the share, over every ordered pair and share."""
+def shares(title: str, sentences: dict[str, list[str]], pairs: list[tuple[str, str]]) -> Table:
+    """The mean absolute error of the share, over the pairs and shares from 0 to 100% in tens."""
     from grpo_reward_language import count
 
     rng = random.Random(0)
+    scripts = {code: script(some) for code, some in sentences.items()}
     errors: dict[bool, dict[tuple[str, str], list[float]]] = {True: {}, False: {}}
-    for target, other in permutations(sentences, 2):
-        same = SCRIPT.get(target, "Latin") == SCRIPT.get(other, "Latin")
+    for target, other in pairs:
+        same = scripts[target] == scripts[other]
         for tenth in range(11):
             text, true = mixture(rng, sentences[target], sentences[other], tenth / 10)
             error = count(text, target).share(target) - true
             errors[same].setdefault((target, other), []).append(error)
-    table = Table(title="language: the share of the target in mixtures, mean absolute error")
+    table = Table(
+        title=f"language: mixtures of {title} ({len(sentences)} languages), error of the share"
+    )
     table.add_column("scripts")
-    for column in ("texts", "error", "95% below", "bias"):
+    for column in ("texts", "mean absolute", "95% below", "bias"):
         table.add_column(column, justify="right")
     table.add_column("worst pairs")
     for same, by_pair in errors.items():
@@ -84,12 +89,12 @@ def shares(sentences: dict[str, list[str]]) -> Table:
 
 
 def speed(sentences: dict[str, list[str]]) -> Table:
-    """Megabytes of UTF-8 a second on one core, in texts of about 3 kB that are all different."""
+    """Megabytes of UTF-8 a second of processor time, in texts of about 3 kB that are all different."""
     from grpo_reward_language import count
 
     count("the first call loads the model", "en")
     rng = random.Random(1)
-    table = Table(title="language: megabytes a second, texts of 3 kB")
+    table = Table(title="language: megabytes a second of one core, texts of 3 kB")
     table.add_column("text")
     table.add_column("expected")
     table.add_column("MB/s", justify="right")
@@ -97,10 +102,10 @@ def speed(sentences: dict[str, list[str]]) -> Table:
                               (("ru",), "ru"), (("hi",), "hi"), (tuple(sentences), "en")):  # fmt: skip
         texts = [" ".join(_up_to(rng, sentences, languages, 3_000)) for _ in range(150)]
         size = sum(len(text.encode()) for text in texts)
-        start = time.perf_counter()
+        start = time.process_time()
         for text in texts:
             count(text, target)
-        seconds = time.perf_counter() - start
+        seconds = time.process_time() - start
         shown = "all twelve" if len(languages) > 2 else " and ".join(languages)
         table.add_row(shown, target, f"{size / 1e6 / seconds:.1f}")
     return table
@@ -132,6 +137,45 @@ def mixture(
 def letters(text: str) -> int:
     """Letters and marks by Unicode's categories, not by the plugin's own count."""
     return sum(unicodedata.category(character)[0] in "LM" for character in text)
+
+
+def script(sentences: list[str]) -> str:
+    """The script of most letters, as Unicode names them."""
+    names = Counter(
+        unicodedata.name(character, "?").split()[0]
+        for character in "".join(sentences[:50])
+        if character.isalpha()
+    )
+    most = names.most_common(1)[0][0]
+    return "CJK" if most in ("HIRAGANA", "KATAKANA") else most
+
+
+def django_translations() -> dict[str, list[str]]:
+    """Messages of 30 letters and more by language code; empty where Django is not installed."""
+    from grpo_reward_language.languages import find
+
+    spec = importlib.util.find_spec("django")
+    if spec is None or spec.origin is None:
+        return {}
+    root, found = Path(spec.origin).parent, dict[str, list[str]]()
+    for folder in sorted((root / "conf" / "locale").iterdir()):
+        code = find(folder.name)
+        if code is None or code in found or "_" in folder.name.removesuffix("_Hans"):
+            continue
+        messages: dict[str, None] = {}
+        for file in sorted(root.glob(f"**/locale/{folder.name}/LC_MESSAGES/django.po")):
+            for match in _MESSAGE.finditer(file.read_text(encoding="utf-8")):
+                text = "".join(re.findall(r'"(.*)"', match.group(1)))
+                text = _PLACEHOLDER.sub("", text).strip()
+                if letters(text) >= 30 and "Content-Type" not in text:
+                    messages[text] = None
+        if len(messages) >= 40:
+            found[code] = list(messages)
+    return found
+
+
+_MESSAGE = re.compile(r'^msgstr(?:\[\d\])? ((?:".*"\n)+)', re.MULTILINE)
+_PLACEHOLDER = re.compile(r"%\(\w+\)[sd]|%[sd]|\{\w+\}|<[^>]*>|\\[n\"]")
 
 
 def _cut(sentence: str, most: int) -> str:

@@ -25,6 +25,9 @@ _MAIL = re.compile(r"(?<![A-Za-z0-9.+_-])[A-Za-z0-9.+_-]{1,64}@[A-Za-z0-9.-]+")
 _IDENTIFIER = re.compile(r"(?<![A-Za-z0-9_])[A-Za-z]*+[0-9_][A-Za-z0-9_]*(?:\([^()\n]{0,80}\))?")
 _DOTTED = re.compile(r"(?<![A-Za-z.])[A-Za-z]{1,40}+(?:[./\\][A-Za-z]{1,40}+){1,20}+(?:\(\))?")
 _CODE_SIGN = re.compile(r"^.*[=(){};#>].*$", re.MULTILINE)
+_INDENTED = re.compile(
+    r"^[ \t]++(?:return|yield|raise|break|continue|pass|else:|try:|finally:).*$", re.MULTILINE
+)
 _FIRST_WORD = re.compile(r"\s*([A-Za-z_][\w.]*+)(.?)")
 _ASSIGNED = re.compile(r"(?:\w+\s*)?[\w.]+\s*=")
 _BLOCK = frozenset(["def", "class", "for", "while", "if", "elif", "else", "try", "except", "with"])
@@ -69,6 +72,7 @@ def clean(text: str) -> str:
     if "@" in text:
         text = _MAIL.sub(" ", text)
     text = _CODE_SIGN.sub(_unless_code, text)
+    text = _INDENTED.sub("\n", text)
     text = _DOTTED.sub(_unless_words, text)
     return _IDENTIFIER.sub(" ", text)
 

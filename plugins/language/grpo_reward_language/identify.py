@@ -121,7 +121,7 @@ def _chinese_or_japanese(text: str) -> dict[str, float]:
     """Kana decides; a few characters without any may be either."""
     if kana_share(text) > 0.08:
         return {"ja": 0.98, "zh": 0.02}
-    japanese = 0.35 if len(text) < 10 else 0.1
+    japanese = 0.3 if len(text) < 8 else 0.02
     return {"ja": japanese, "zh": 1 - japanese}
 
 

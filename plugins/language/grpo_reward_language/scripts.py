@@ -49,6 +49,7 @@ _FOREIGN = {
     for script in SCRIPTS
 }
 _BREAK = re.compile(r"[.!?…;:]+[\"”»’)\]*]*(?:\s+|$)|\n\s*|[。！？；।॥؟۔።፡]+|\s[-–—•*|]+\s")
+_CJK_BREAK = re.compile(r"[。！？；!?;\s]+")
 _KANA = re.compile("[\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff\uff66-\uff9f]")
 CASED = frozenset({"Latin", "Cyrillic", "Greek", "Armenian"})
 
@@ -93,7 +94,7 @@ def pieces(found: Iterable[str], script: str, *, words_each: int = 8) -> list[Pi
     A sentence too short to be told apart ("48 + 2 is 50.") is joined to the next.
     """
     if script == "CJK":
-        sentences = [sentence for run in found for sentence in _BREAK.split(run)]
+        sentences = [sentence for run in found for sentence in _CJK_BREAK.split(run)]
         counts = [letters([sentence], script) for sentence in sentences]
         return [Piece(s, n, True) for s, n in zip(sentences, counts, strict=True) if n]
     cut: list[Piece] = []

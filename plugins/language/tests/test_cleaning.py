@@ -26,7 +26,7 @@ def words(text: str) -> list[str]:
         ("call my_function(value) and x2 now", ["call", "and", "now"]),
         ("with numpy.linalg we solve", ["with", "we", "solve"]),
         ("<think>so</think> <answer>it</answer>", ["so", "it"]),
-        ("def area(width):\n    return (2 * width)\nNow we know.", ["Now", "we", "know"]),
+        ("def area(width):\n    half = width / 2\n    if half > 3:\n        return half\n    return width\nprint(area(2))\nNow we know.", ["Now", "we", "know"]),
         ("total = 48 / 2\nThat is it.", ["That", "is", "it"]),
         ("for each friend (Tom and Ann) we count.", ["for", "each", "friend", "Tom", "and", "Ann", "we", "count"]),
         ("if it rains and/or snows we wait", ["if", "it", "rains", "and/or", "snows", "we", "wait"]),
