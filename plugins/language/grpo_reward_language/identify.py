@@ -41,11 +41,11 @@ def languages(pieces: Sequence[Piece], script: str, target: str | None) -> list[
         return [None]
     guesses = [_guess(piece.text, script) for piece in pieces]
     told = [max(guess.values(), default=0.0) >= _TOO_WEAK for guess in guesses]
+    if not any(told):
+        return [None] * len(pieces)
     presence = _presence(pieces, script)
     if target is not None:
         presence[target] = presence.get(target, 0.0) + _EXPECTED
-    if not any(told):
-        return [None] * len(pieces)
     candidates = sorted(presence, key=lambda code: -presence[code])[:_CANDIDATES]
     priors = [log(presence.get(code, 0.0) + _PRESENCE) for code in candidates]
     priors.append(log(_PRESENCE))  # for OTHER
@@ -95,11 +95,13 @@ def _presence(pieces: Sequence[Piece], script: str) -> dict[str, float]:
     return {code: m / total for code, m in mass.items() if m / total > 0.005}
 
 
-@lru_cache(maxsize=16_384)
 def _guess(text: str, script: str) -> dict[str, float]:
     """Probabilities of the languages written in this script; they sum to 1 or less."""
-    if script == "CJK":
-        return _chinese_or_japanese(text)
+    return _chinese_or_japanese(text) if script == "CJK" else _identified(text, script)
+
+
+@lru_cache(maxsize=16_384)  # texts of at most some hundred characters: see scripts.pieces
+def _identified(text: str, script: str) -> dict[str, float]:
     chances: dict[str, float] = {}
     for found in _detector().detect(text, model="lite", k=_GUESSES):
         code, weight = _counted_as(found["lang"], script)

@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 SCRIPTS = {
-    "Latin": "A-Za-z\u00aa\u00ba\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u02af\u0300-\u036f\u1e00-\u1eff\u2c60-\u2c7f\ua722-\ua787\ufb00-\ufb06",
+    "Latin": "A-Za-z\u00aa\u00ba\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u02af\u1e00-\u1eff\u2c60-\u2c7f\ua722-\ua787\ufb00-\ufb06",
     "CJK": "\u3005\u3007\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\u3105-\u312f\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff",
     "Cyrillic": "\u0400-\u0481\u0483-\u052f\u1c80-\u1c8f\u2de0-\u2dff\ua640-\ua69f",
     "Arabic": "\u0610-\u061a\u0620-\u065f\u066e-\u06d3\u06d5-\u06dc\u06df-\u06ef\u06fa-\u06ff\u0750-\u077f\u08a0-\u08ff\ufb50-\ufdff\ufe70-\ufefc",
@@ -51,6 +51,7 @@ _FOREIGN = {
 _BREAK = re.compile(r"[.!?…;:]+[\"”»’)\]*]*(?:\s+|$)|\n\s*|[。！？；।॥؟۔።፡]+|\s[-–—•*|]+\s")
 _CJK_BREAK = re.compile(r"[。！？；!?;\s]+")
 _KANA = re.compile("[\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff\uff66-\uff9f]")
+_LONGEST = 40  # letters of a word, which are about 20 in German or Finnish, 30 in Thai
 CASED = frozenset({"Latin", "Cyrillic", "Greek", "Armenian"})
 
 
@@ -125,8 +126,11 @@ def _cut(cut: list[Piece], words: list[str], script: str, words_each: int) -> No
 
 
 def _asked(script: str, words: list[str]) -> str:
-    """The words to identify: each once, without single letters, which are mostly variables."""
-    telling = [w for w in words if len(w) > 1] if script in CASED else words
+    """The words to identify: each once, without single letters, which are mostly variables.
+
+    Of a word no more than its beginning, so that what is asked (and cached) stays short.
+    """
+    telling = [w[:_LONGEST] for w in words if len(w) > 1 or script not in CASED]
     return " ".join(dict.fromkeys(telling)).lower()
 
 

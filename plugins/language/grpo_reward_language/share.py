@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from typing import NamedTuple
 
@@ -9,6 +10,9 @@ from grpo_reward_language.cleaning import clean, without_quotations
 from grpo_reward_language.identify import languages
 from grpo_reward_language.languages import KIN, LANGUAGES_OF, name, written_in
 from grpo_reward_language.scripts import letters, pieces, runs, scripts_of
+
+_STRAY_MARKS = re.compile("[\u0300-\u036f]+")
+"""Accents that no letter has as its own: a stress mark in Russian, a tone in Yoruba."""
 
 
 class Letters(NamedTuple):
@@ -38,7 +42,7 @@ def count(text: str, target: str | None = None, *, prompt: str = "") -> Letters:
     With a target, scripts it is not written in are not looked into further.
     What is copied from `prompt` is not counted.
     """
-    text = unicodedata.normalize("NFC", text)
+    text = _STRAY_MARKS.sub("", unicodedata.normalize("NFC", text))
     if prompt:
         text = without_quotations(text, unicodedata.normalize("NFC", prompt))
     text = clean(text)

@@ -176,3 +176,15 @@ def test_looking_a_language_up(text, code):
 
 def test_a_mistyped_language_has_a_nearest_one():
     assert nearest("germn") == "german"
+
+
+def test_what_is_asked_of_the_model_stays_short():
+    for unit in ("a" * 5_000, "word ", "aa. ", "слово"):
+        text = unit * 200
+        (script,) = scripts_of(text)
+        assert all(len(piece.text) < 700 for piece in pieces([text], script))
+
+
+def test_stress_marks_do_not_change_the_script():
+    text = "Мы сде\u0301лали э\u0301то за\u0301дание вме\u0301сте."
+    assert set(count(text, "ru").by_language) == {"ru"}
