@@ -33,8 +33,10 @@ from grpo_core.scoring.judge import Call, failed
 from grpo_core.scoring.process import WorkerProcess
 from grpo_core.scoring.timing import Running
 from grpo_core.scoring.wire import RESTING, WHOLE, frame, pack_sample, unpack_score
-from grpo_core.scoring.work import Chunk, Item, Lane
+from grpo_core.scoring.work import AT_ONCE, Chunk, Item, Lane
 
+ASYNC_SLOTS = 4
+"""Workers that rewards which wait on a network may use beside the others: they need no core."""
 STALL_S = 0.05
 """A sample that takes longer has the rest of its chunk given to others."""
 BUILD_S = 60.0
@@ -179,9 +181,14 @@ class Pool:
     def _staff(self) -> None:
         """Start and let go workers until there are as many as are needed."""
         self._dying = [process for process in self._dying if not process.dead]
-        waiting = sum(len(lane.queue) + len(lane.alone) for lane in self.lanes)
+        free_slots, free_async = self._free_slots()
+        waiting = {True: 0, False: 0}
+        for lane in self.lanes:
+            size = AT_ONCE if lane.is_async else 1
+            waiting[lane.is_async] += -(-len(lane.queue) // size) + len(lane.alone)
         busy = sum(worker.chunk is not None for worker in self._workers)
-        needed = self._size if self._eager else min(self._size, busy + waiting)
+        needed = busy + (free_slots if self._eager else min(free_slots, waiting[False]))
+        needed += min(free_async, waiting[True])
         if needed and not any(worker.to_build for worker in self._workers):
             needed += max(self._suspects, self._spares if self._eager else 0)
         if any(lane.alone and lane.alone[0].fresh for lane in self.lanes) and not any(
@@ -191,15 +198,20 @@ class Pool:
             if used and len(self._workers) >= self._size + self._spares:
                 self._dismiss(used[0])
             needed = max(needed, len(self._workers) + 1)
-        for _ in range(min(needed, 2 * self._size + 1) - len(self._workers)):
+        most = 2 * self._size + ASYNC_SLOTS + 1
+        for _ in range(min(needed, most) - len(self._workers)):
             worker = Worker(self._memory_mb, self.lanes)
             self._workers.append(worker)
             self._selector.register(worker.process, selectors.EVENT_READ, worker)
 
+    def _free_slots(self) -> tuple[int, int]:
+        """How many more chunks may be judged now: of others, of async rewards."""
+        busy = [worker.chunk.lane.is_async for worker in self._workers if worker.chunk is not None]
+        return self._size - busy.count(False), ASYNC_SLOTS - busy.count(True)
+
     def _assign(self) -> None:
-        busy = sum(worker.chunk is not None for worker in self._workers)
-        while busy < self._size and self._assign_one():
-            busy += 1
+        while self._assign_one():
+            pass
 
     def _assign_one(self) -> bool:
         """Give one idle worker one chunk, the rewards taking turns."""
@@ -207,9 +219,12 @@ class Pool:
         if not idle:
             return False
         idle.sort(key=lambda worker: worker.fresh)  # keep the unused ones in reserve
+        free_slots, free_async = self._free_slots()
         for _ in self.lanes:
             self._turn = (self._turn + 1) % len(self.lanes)
             lane = self.lanes[self._turn]
+            if (free_async if lane.is_async else free_slots) <= 0:
+                continue
             while lane.alone:
                 worker = idle[-1] if lane.alone[0].fresh else idle[0]
                 if lane.alone[0].fresh and not worker.fresh:

@@ -12,6 +12,7 @@ import mmap
 import pickle
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,6 +24,7 @@ WHOLE = -1
 """Heartbeat index: the whole chunk is being judged by one call."""
 RESTING = -2
 """Heartbeat index: no reward is running; the worker reads or writes messages."""
+LONGEST_PAUSE_S = 60.0
 
 
 def frame(message: object) -> bytes:
@@ -65,11 +67,11 @@ def _exactly(connection: socket.socket, size: int) -> bytearray:
 
 
 class Heartbeat:
-    """Four floats in shared memory: which chunk, which sample in it, since when
-    (`time.monotonic()`, which all processes of a machine share), and up to which
-    sample the worker may go on."""
+    """Five floats in shared memory: which chunk, which sample in it, since when
+    (`time.monotonic()`, which all processes of a machine share), up to which
+    sample the worker may go on, and since when the clock stands still, if it does."""
 
-    SIZE = 32
+    SIZE = 40
 
     def __init__(self, fd: int) -> None:
         self._memory = mmap.mmap(fd, self.SIZE)
@@ -86,9 +88,20 @@ class Heartbeat:
         self.start(index, now)
         self._cells[0] = serial
 
+    def pause(self, now: float) -> None:
+        """The time from now on does not count."""
+        self._cells[4] = now
+
+    def go_on(self, paused_s: float) -> None:
+        """It counts again; in this order a reader never sees too early a start."""
+        self._cells[2] += paused_s
+        self._cells[4] = 0.0
+
     def read(self) -> tuple[int, int, float]:
-        """Chunk, sample, since when."""
-        serial, index, since = self._cells[:3]
+        """Chunk, sample, since when (what does not count taken off)."""
+        serial, index, since, _, paused = self._cells
+        if paused:
+            since += min(time.monotonic() - paused, LONGEST_PAUSE_S)
         return int(serial), int(index), since
 
     @property

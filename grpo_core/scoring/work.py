@@ -83,6 +83,11 @@ class Lane:
     warm: bytes | None = None
     """A sample that was judged without trouble, for new workers to warm up on."""
 
+    @property
+    def is_async(self) -> bool:
+        """Whether its samples wait rather than compute."""
+        return self.call is Call.concurrent
+
     def chunk_size(self, workers: int) -> int:
         if self.call is Call.group:
             return 1

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from grpo_core.rewards import Outcome, Reward, Sample, Score
 from grpo_core.scoring import judge
+from grpo_core.scoring.imports import ImportClock
 from grpo_core.scoring.recipe import Recipe
 from grpo_core.scoring.wire import RESTING, WHOLE, Heartbeat, frame, pack_score, receive
 
@@ -43,7 +44,9 @@ def main(socket_fd: int, heartbeat_fd: int, memory_mb: int, parent: int) -> NoRe
     judge.NOT_OURS = ()
     for fd in (socket_fd, heartbeat_fd):
         os.set_inheritable(fd, False)  # programs a reward starts must not hold them open
-    worker = Worker(socket.socket(fileno=socket_fd), Heartbeat(heartbeat_fd))
+    heartbeat = Heartbeat(heartbeat_fd)
+    ImportClock(heartbeat).install()
+    worker = Worker(socket.socket(fileno=socket_fd), heartbeat)
     try:
         while True:
             worker.handle(receive(worker.connection))
@@ -72,14 +75,19 @@ class Worker:
     # --- building ------------------------------------------------------------
 
     def build(self, lane: int, recipe: Recipe, warm: bytes | None) -> None:
-        """Make a reward, and judge one sample known to be harmless, so that what
-        it imports and loads on first use is there before a deadline runs."""
+        """Make a reward and let it load what it needs, before a deadline runs.
+
+        It may have a method `warm_up` for that; and where a sample is known to be
+        harmless, it judges that one.
+        """
         global building
         self.heartbeat.begin(0, lane, time.monotonic())
         reason = ""
         building = True
         try:
             reward = self.rewards[lane] = recipe.build()
+            if (warm_up := getattr(reward, "warm_up", None)) is not None:
+                warm_up()
             if warm is not None:
                 judge.judge_one(reward, Sample(*pickle.loads(warm)), self.wait)
         except BaseException as error:

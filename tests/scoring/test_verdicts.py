@@ -207,6 +207,11 @@ def test_workers_use_one_thread_each(unruly, samples):
     assert score(samples("a"), unruly("Threads")).totals == [1.0]
 
 
+@pytest.mark.parametrize("name", ["SlowImport", "WarmsUp"])
+def test_imports_and_warming_up_are_not_held_against_the_first_sample(unruly, samples, name):
+    assert score(samples("a", "b", "c"), unruly(name)).totals == [1.0] * 3
+
+
 def test_a_worker_lives_on_from_batch_to_batch(unruly, samples):
     with Scorer(unruly("Pid"), workers=1, spares=0) as scorer:
         first = scorer.score(samples("a")).totals

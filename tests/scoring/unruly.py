@@ -215,3 +215,27 @@ def forked(prompts, completions, **columns):
                 time.sleep(1000)
             os._exit(1)
     return [float(len(completion)) for completion in completions]
+
+
+class SlowImport(Reward):
+    """Imports on first use what takes longer than its deadline."""
+
+    def score(self, sample):
+        import slow_to_import
+
+        return float(slow_to_import.VALUE)
+
+
+class WarmsUp(Reward):
+    """Loads on first use what takes longer than its deadline, unless it has warmed up."""
+
+    model = None
+
+    def warm_up(self):
+        time.sleep(0.5)
+        WarmsUp.model = "loaded"
+
+    def score(self, sample):
+        if WarmsUp.model is None:
+            self.warm_up()
+        return 1.0
