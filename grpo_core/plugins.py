@@ -14,6 +14,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import io
 import os
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -186,11 +187,15 @@ class Host:
         return failed
 
     def _load(self, load: Callable[[], Any], record: PluginRecord) -> None:
+        printed = io.StringIO()
         try:
-            module, found = _registered(load)
+            with contextlib.redirect_stdout(printed):
+                module, found = _registered(load)
         except PluginError as error:
             record.status, record.reason = "broken", str(error)
             return
+        if text := " ".join(printed.getvalue().split()):
+            record.reason = f"prints when imported: {text[:100]}"
         for name, cls in found.things["rewards"].items():
             record.rewards.append(name)
             entry = RewardEntry(name, cls, Source("plugin", module, name), record)
@@ -263,7 +268,8 @@ def resolve(source: Source) -> type[Reward]:
         if source.name not in classes:
             raise PluginError(f"{source.module} registers no reward {source.name!r}")
         return cast(type[Reward], classes[source.name])
-    module = _guarded(load, f"{source.module} cannot be imported")
+    with contextlib.redirect_stdout(sys.stderr):  # ours may be read by a program
+        module = _guarded(load, f"{source.module} cannot be imported")
     target: Any = module
     for part in source.name.split("."):
         if not hasattr(target, part):
@@ -337,10 +343,9 @@ def _address(plugin: Any) -> str:
 
 
 def _guarded(load: Callable[[], Any], what: str) -> Any:
-    """Run third-party code that may do anything, `sys.exit` and printing included."""
+    """Run third-party code that may do anything, `sys.exit` included."""
     try:
-        with contextlib.redirect_stdout(sys.stderr):
-            return load()
+        return load()
     except (PluginError, KeyboardInterrupt):
         raise
     except BaseException as error:

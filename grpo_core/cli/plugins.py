@@ -40,7 +40,7 @@ def plugins(
     console = Console()
     console.print(table)
     for record in host.plugins:
-        if record.status != "ok":
+        if record.reason:
             console.print(
                 f"{record.name} ({record.entry_point}): {record.reason}", markup=False, style="dim"
             )
