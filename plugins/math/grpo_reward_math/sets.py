@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from grpo_reward_math.numeric import equal, real_value
-from grpo_reward_math.tree import Node, is_expression
+from grpo_reward_math.tree import Node, TooCostly, is_expression
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,8 @@ class Combined:
 
 
 RealSet = Piece | Combined
+
+MAX_ENDS = 48
 
 _LINE = Piece(None, None, False, False)
 _FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "!=": "!=", "=": "="}
@@ -85,6 +87,8 @@ def describes_set(node: Node) -> bool:
 def same_set(left: RealSet, right: RealSet) -> bool:
     """Whether two sets have the same members. Raises TooCostly."""
     ends = [*_ends(left), *_ends(right)]
+    if len(ends) > MAX_ENDS:
+        raise TooCostly(f"sets with more than {MAX_ENDS} ends")
     if any(end.variables() for end in ends):
         return _same_pieces(left, right)
     cuts: list[tuple[float, Node]] = []
