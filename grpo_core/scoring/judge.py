@@ -153,7 +153,7 @@ def verdict(reward: Reward, raw: Any, wait: Await) -> Score:
         score: Score = raw
     else:
         score = as_score(raw, (low, high))
-    if type(score.reason) is not str or score.details:
+    if type(score.reason) is not str or len(score.reason) > REASON or score.details:
         return _plain(score)
     return score
 
@@ -166,17 +166,24 @@ def _plain(score: Score) -> Score:
         except (TypeError, ValueError):
             kind = type(value).__name__
             return Score(None, Outcome.invalid, f"its detail {name!r} is a {kind}, not a number")
-    return Score(score.value, score.outcome, str(score.reason), details)
+    return Score(score.value, score.outcome, shorten(str(score.reason), REASON), details)
 
 
 def failed(error: BaseException) -> Score:
     """An exception as an `error`: its type, message and the line that raised it."""
-    message = " ".join(str(error).split())
+    try:
+        message = " ".join(str(error).split())
+    except Exception:  # its own __str__ fails; the type will have to do
+        message = ""
     where = ""
     if frames := traceback.extract_tb(error.__traceback__, limit=-1):
         where = f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})"
     text = f"{type(error).__name__}: {message}" if message else type(error).__name__
     return Score(None, Outcome.error, shorten(text) + where)
+
+
+REASON = 1000
+"""Characters of a reason that are kept."""
 
 
 def shorten(text: str, limit: int = 300) -> str:

@@ -21,19 +21,18 @@ from __future__ import annotations
 
 import contextlib
 import pickle
-import selectors
-import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from grpo_core.rewards import Outcome
 from grpo_core.scoring.judge import Call, failed
 from grpo_core.scoring.process import WorkerProcess
+from grpo_core.scoring.switchboard import Switchboard
 from grpo_core.scoring.timing import Running
 from grpo_core.scoring.wire import RESTING, WHOLE, frame, pack_sample, unpack_score
-from grpo_core.scoring.work import AT_ONCE, Chunk, Item, Lane
+from grpo_core.scoring.work import AT_ONCE, Chunk, Item, Lane, Worker
 
 ASYNC_SLOTS = 4
 """Workers that rewards which wait on a network may use beside the others: they need no core."""
@@ -44,29 +43,6 @@ BUILD_S = 60.0
 SILENCE_S = 30.0
 """What a worker may take to read a chunk before it is given up."""
 MAX_TRIES = 3
-
-
-class Worker:
-    """A process and what it is at."""
-
-    def __init__(self, memory_mb: int, lanes: Iterable[Lane]) -> None:
-        self.process = WorkerProcess(memory_mb)
-        self.to_build = [lane for lane in lanes if not lane.broken]
-        self.chunk: Chunk | None = None
-        self.fresh = True
-        self.watched = False
-        """Whether the pool waits until it can write."""
-        self.started = time.monotonic()
-        for lane in self.to_build:
-            self.process.send(frame(("build", lane.id, lane.recipe, lane.warm)))
-
-    @property
-    def ready(self) -> bool:
-        return not self.to_build
-
-    @property
-    def idle(self) -> bool:
-        return self.ready and self.chunk is None
 
 
 class Pool:
@@ -102,14 +78,14 @@ class Pool:
         with self._lock:
             self._eager = True
             self._open()
-        self._ring()
+        self._switchboard.ring()
 
     def submit(self, lane: Lane, items: Sequence[Item]) -> None:
         """Have items judged; starts as many workers as they need."""
         with self._lock:
             self._open()
             self._inbox.append((lane, items))
-        self._ring()
+        self._switchboard.ring()
 
     def _open(self) -> None:
         if self._closing:
@@ -117,11 +93,7 @@ class Pool:
                 f"this scorer is closed{f': {self._crash!r}' if self._crash else ''}"
             )
         if self._thread is None:
-            self._selector = selectors.DefaultSelector()
-            self._bell, self._ear = socket.socketpair()
-            self._bell.setblocking(False)
-            self._ear.setblocking(False)
-            self._selector.register(self._ear, selectors.EVENT_READ)
+            self._switchboard = Switchboard()
             self._thread = threading.Thread(target=self._run, name="grpo-scoring", daemon=True)
             self._thread.start()
 
@@ -134,7 +106,7 @@ class Pool:
             if chunk is None:
                 continue
             with contextlib.suppress(ValueError):  # its heartbeat was closed under us
-                index, since = _at(worker, chunk)
+                index, since = worker.at()
                 samples = [sample for item in chunk.items for sample in item.samples]
                 if index >= 0:
                     samples = [samples[index]]
@@ -148,12 +120,8 @@ class Pool:
             self._closing = True
             thread = self._thread
         if thread is not None and thread is not threading.current_thread():
-            self._ring()
+            self._switchboard.ring()
             thread.join()
-
-    def _ring(self) -> None:
-        with contextlib.suppress(BlockingIOError, OSError):
-            self._bell.send(b"!")
 
     # --- the pool's thread ---------------------------------------------------------
 
@@ -200,9 +168,14 @@ class Pool:
             needed = max(needed, len(self._workers) + 1)
         most = 2 * self._size + ASYNC_SLOTS + 1
         for _ in range(min(needed, most) - len(self._workers)):
-            worker = Worker(self._memory_mb, self.lanes)
+            try:
+                worker = Worker(self._memory_mb, self.lanes)
+            except OSError:
+                if not self._workers:
+                    raise
+                break  # no memory or descriptors for another now; make do with those we have
             self._workers.append(worker)
-            self._selector.register(worker.process, selectors.EVENT_READ, worker)
+            self._switchboard.add(worker)
 
     def _free_slots(self) -> tuple[int, int]:
         """How many more chunks may be judged now: of others, of async rewards."""
@@ -264,27 +237,13 @@ class Pool:
 
     def _listen(self) -> set[Worker]:
         """Wait for news, at most until a deadline may have passed; who had some."""
-        for worker in self._workers:
-            if worker.process.buffered != worker.watched:
-                worker.watched = worker.process.buffered
-                write = selectors.EVENT_WRITE if worker.watched else 0
-                self._selector.modify(worker.process, selectors.EVENT_READ | write, worker)
         heard: set[Worker] = set()
-        for key, events in self._selector.select(self._patience()):
-            if key.data is None:
-                with contextlib.suppress(BlockingIOError):
-                    self._ear.recv(4096)
-                continue
-            worker = key.data
-            if events & selectors.EVENT_WRITE:
-                worker.process.flush()
-            if events & selectors.EVENT_READ:
-                heard.add(worker)
-                messages, ended = worker.process.receive()
-                for message in messages:
-                    self._hear(worker, *message)
-                if ended and worker in self._workers:
-                    self._died(worker, worker.process.how_it_died())
+        for worker, messages, ended in self._switchboard.listen(self._workers, self._patience()):
+            heard.add(worker)
+            for message in messages:
+                self._hear(worker, *message)
+            if ended and worker in self._workers:
+                self._died(worker, worker.process.how_it_died())
         return heard
 
     def _patience(self) -> float | None:
@@ -295,7 +254,7 @@ class Pool:
             if worker.to_build:
                 waits.append(STALL_S)
             elif worker.chunk is not None:
-                _, since = _at(worker, worker.chunk)
+                _, since = worker.at()
                 left = since + worker.chunk.lane.deadline_s - now
                 waits.append(min(max(left, 0.001), STALL_S))
         return min(waits, default=None)
@@ -380,7 +339,7 @@ class Pool:
             chunk = worker.chunk
             if chunk is None:
                 continue
-            index, since = _at(worker, chunk)
+            index, since = worker.at()
             took = time.monotonic() - since
             limit = chunk.lane.deadline_s
             if index == RESTING:
@@ -424,7 +383,7 @@ class Pool:
         new worker, before it is charged; what it had not begun goes back."""
         at = None
         if worker.chunk is not None:
-            at, _ = _at(worker, worker.chunk)
+            at, _ = worker.at()
         chunk, building = worker.chunk, worker.to_build
         self._dismiss(worker)
         if building:
@@ -463,7 +422,7 @@ class Pool:
 
     def _dismiss(self, worker: Worker) -> None:
         self._workers.remove(worker)
-        self._selector.unregister(worker.process)
+        self._switchboard.remove(worker)
         worker.process.kill()
         self._dying.append(worker.process)
 
@@ -481,12 +440,4 @@ class Pool:
             unfinished += [*lane.queue, *lane.alone]
         for item in unfinished:
             item.charge(Outcome.error, reason, 0.0)
-        self._selector.close()
-        self._bell.close()
-        self._ear.close()
-
-
-def _at(worker: Worker, chunk: Chunk) -> tuple[int, float]:
-    """Which item of the chunk the worker is at, and since when."""
-    serial, index, since = worker.process.heartbeat.read()
-    return (index, since) if serial == chunk.serial else (RESTING, chunk.sent_at)
+        self._switchboard.close()

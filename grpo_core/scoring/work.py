@@ -1,15 +1,18 @@
-"""What the pool's queues hold: items, the lane of each reward, chunks under way."""
+"""What the pool handles: items, the lane of each reward, chunks, and workers that judge them."""
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from grpo_core.rewards import Outcome, Sample, Score
 from grpo_core.scoring.judge import Call
+from grpo_core.scoring.process import WorkerProcess
 from grpo_core.scoring.recipe import Recipe
+from grpo_core.scoring.wire import RESTING, frame
 
 CHUNK_S = 0.02
 """Work sent to a worker at a time, in seconds: long against the 0.2 ms it costs to send."""
@@ -112,3 +115,31 @@ class Chunk:
     sent_at: float
     open: set[int]
     """Items still expected of this worker."""
+
+
+class Worker:
+    """A process and what it is at."""
+
+    def __init__(self, memory_mb: int, lanes: Iterable[Lane]) -> None:
+        self.process = WorkerProcess(memory_mb)
+        self.to_build = [lane for lane in lanes if not lane.broken]
+        self.chunk: Chunk | None = None
+        self.fresh = True
+        """It has judged nothing yet."""
+        self.started = time.monotonic()
+        for lane in self.to_build:
+            self.process.send(frame(("build", lane.id, lane.recipe, lane.warm)))
+
+    @property
+    def ready(self) -> bool:
+        return not self.to_build
+
+    @property
+    def idle(self) -> bool:
+        return self.ready and self.chunk is None
+
+    def at(self) -> tuple[int, float]:
+        """Which item of its chunk it is at, and since when."""
+        assert self.chunk is not None, "it has a chunk"
+        serial, index, since = self.process.heartbeat.read()
+        return (index, since) if serial == self.chunk.serial else (RESTING, self.chunk.sent_at)

@@ -50,6 +50,7 @@ KILLERS = {
     "exit 7": "exited with status 7",
     "sys.exit": "SystemExit: 0",
     "raise the roof": "ValueError: the roof (unruly.py:",
+    "raise-unprintable": "Unprintable (unruly.py:",
     "interrupt": "KeyboardInterrupt",
     "cancel": "CancelledError",
 }

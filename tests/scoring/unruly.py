@@ -15,6 +15,11 @@ import time
 from grpo_core import Outcome, Reward, Score
 
 
+class Unprintable(Exception):
+    def __str__(self):
+        raise RuntimeError("no words")
+
+
 def misbehave(text: str) -> None:
     what, _, argument = text.partition(" ")
     if what == "spin":
@@ -53,6 +58,8 @@ def misbehave(text: str) -> None:
             kept.append(bytearray(2**22))
     elif what == "raise":
         raise ValueError(argument)
+    elif what == "raise-unprintable":
+        raise Unprintable
     elif what == "interrupt":
         raise KeyboardInterrupt
     elif what == "cancel":
