@@ -1,0 +1,75 @@
+"""RewardContract: the conformance checks as tests, one test a check.
+
+>>> class TestBrevity(RewardContract):
+...     reward = "brevity"
+...     examples = [(Sample("Say nothing.", ""), 1.0)]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import pytest
+
+from grpo_core.rewards import Reward, Sample, Text
+from grpo_core.testing.check import Check, run_check
+from grpo_core.testing.checks import CHECKS
+from grpo_core.testing.lab import Lab
+from grpo_core.testing.report import figures, told
+
+
+class RewardContract:
+    """Subclass it under a name that starts with `Test`, and set `reward`."""
+
+    reward: ClassVar[str | type[Reward]]
+    """What a config would say: a registered name, `file.py:name`, `module:name`; or the class."""
+
+    options: ClassVar[Mapping[str, Any]] = {}
+    """The options to test it with."""
+
+    examples: ClassVar[Sequence[tuple[Sample, float | None]]] = ()
+    """Samples with the value each must get, None for one it abstains on. The checks
+    compare them, so give some with different values. Default: the class's `examples`."""
+
+    waive: ClassVar[Mapping[str, str]] = {}
+    """Checks not to run, by name, each with the reason: `{"no_network": "asks a model"}`."""
+
+    perfect: Callable[[Sample], Text | None] | None = None
+    """A method `perfect(self, sample)`: the completion that deserves the maximum, None
+    where there is none. Default: the class's `perfect`, else usual ways are tried."""
+
+    _lab: ClassVar[Lab]
+
+    @classmethod
+    def setup_class(cls) -> None:
+        unknown = set(cls.waive) - {check.name for check in CHECKS}
+        if unknown:
+            names = ", ".join(check.name for check in CHECKS)
+            raise ValueError(f"waive names no check: {', '.join(unknown)} (checks: {names})")
+        allowed = {
+            what
+            for what, check in (("network", "no_network"), ("files", "no_writes"))
+            if check in cls.waive
+        }
+        cls._lab = Lab(
+            cls.reward, cls.options, examples=cls.examples, perfect=cls().perfect, allowed=allowed
+        )
+
+    @classmethod
+    def teardown_class(cls) -> None:
+        if "_lab" in cls.__dict__:
+            cls._lab.close()
+
+    @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
+    def test_contract(self, check: Check) -> None:
+        """One check of the contract; see docs/testing-a-reward.md."""
+        result = run_check(self._lab, check, self.waive)
+        if result.status == "failed":
+            pytest.fail(f"{self._lab.name} breaks {check.name!r}\n{told(result)}", pytrace=False)
+        if result.status != "passed":
+            pytest.skip(f"{check.name}: {result.saw[0]}")
+
+    def test_latency(self, record_property: Callable[[str, object], None]) -> None:
+        """Measures; fails only when nothing could be. The figures stand below the results."""
+        record_property("grpo_latency", f"{self._lab.name}: {figures(self._lab)}")
