@@ -23,6 +23,7 @@ OTHER = "other"
 _GUESSES = 8
 _CANDIDATES = 6
 _STRETCH = 100  # letters that are seldom mistaken
+_MOST_STRETCHES = 16  # are asked of one text
 _SURE = 25  # letters at which a guess counts in full
 _TOO_WEAK = 0.15  # no language is likelier than this: nothing can be told
 _FLOOR = 0.005  # the model's least probability: it is never that certain
@@ -79,20 +80,30 @@ def _likeliest(scores: Sequence[Sequence[float]], opens: Sequence[bool]) -> list
 def _presence(pieces: Sequence[Piece], script: str) -> dict[str, float]:
     """How much of the whole text each language seems to be.
 
-    Asked of stretches several pieces long, which are seldom mistaken.
+    Asked of stretches several pieces long, which are seldom mistaken; of a long
+    text, of some stretches all over it.
     """
+    asked = _stretches(pieces, 0 if script == "CJK" else _STRETCH)
+    asked = asked[:: -(-len(asked) // _MOST_STRETCHES)]
+    total = sum(size for _, size in asked)
     mass: dict[str, float] = {}
-    stretch = 0 if script == "CJK" else _STRETCH
-    total, texts, size = 0, list[str](), 0
-    for i, piece in enumerate(pieces):
+    for text, size in asked:
+        for code, p in _guess(text, script).items():
+            mass[code] = mass.get(code, 0.0) + p * size / total
+    return {code: m for code, m in mass.items() if m > 0.005}
+
+
+def _stretches(pieces: Sequence[Piece], least: int) -> list[tuple[str, int]]:
+    """Neighbouring pieces joined to at least so many letters: (text, letters) each."""
+    found: list[tuple[str, int]] = []
+    texts, size = list[str](), 0
+    for piece in pieces:
         texts.append(piece.text)
         size += piece.letters
-        if size >= stretch or i == len(pieces) - 1:
-            for code, p in _guess(" ".join(texts), script).items():
-                mass[code] = mass.get(code, 0.0) + p * size
-            total += size
+        if size >= least:
+            found.append((" ".join(texts), size))
             texts, size = [], 0
-    return {code: m / total for code, m in mass.items() if m / total > 0.005}
+    return [*found, (" ".join(texts), size)] if texts else found
 
 
 def _guess(text: str, script: str) -> dict[str, float]:

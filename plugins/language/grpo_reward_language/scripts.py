@@ -51,6 +51,7 @@ _FOREIGN = {
 _BREAK = re.compile(r"[.!?…;:]+[\"”»’)\]*]*(?:\s+|$)|\n\s*|[。！？；।॥؟۔።፡]+|\s[-–—•*|]+\s")
 _CJK_BREAK = re.compile(r"[。！？；!?;\s]+")
 _KANA = re.compile("[\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff\uff66-\uff9f]")
+_FEW_WORDS, _FEW_LETTERS = 4, 16  # less is joined to the next sentence
 _LONGEST = 40  # letters of a word, which are about 20 in German or Finnish, 30 in Thai
 CASED = frozenset({"Latin", "Cyrillic", "Greek", "Armenian"})
 
@@ -89,7 +90,7 @@ def letters(found: Iterable[str], script: str) -> int:
     return sum(len(some) for run in found for some in _LETTERS[script].findall(run))
 
 
-def pieces(found: Iterable[str], script: str, *, words_each: int = 8) -> list[Piece]:
+def pieces(found: Iterable[str], script: str, *, words_each: int = 12) -> list[Piece]:
     """Cut runs at the ends of sentences, and long sentences every few words.
 
     A sentence too short to be told apart ("48 + 2 is 50.") is joined to the next.
@@ -103,7 +104,7 @@ def pieces(found: Iterable[str], script: str, *, words_each: int = 8) -> list[Pi
     for run in found:
         for sentence in _BREAK.split(run):
             waiting += _words(sentence, script)
-            if len(waiting) >= 4 or sum(map(len, waiting)) >= 16:
+            if len(waiting) >= _FEW_WORDS or sum(map(len, waiting)) >= _FEW_LETTERS:
                 _cut(cut, waiting, script, words_each)
                 waiting = []
     if waiting:

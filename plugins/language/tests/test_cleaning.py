@@ -1,6 +1,7 @@
 """What is in no language leaves; what is stays."""
 
 import pytest
+
 from grpo_reward_language.cleaning import clean, without_quotations
 
 

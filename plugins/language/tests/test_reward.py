@@ -4,10 +4,10 @@ import subprocess
 import sys
 
 import pytest
-from grpo_reward_language import Language
 from pydantic import ValidationError
 
 from grpo_core import Outcome, Sample, load_plugins
+from grpo_reward_language import Language
 
 GERMAN = "<think>Wir teilen 48 durch 2 und erhalten 24.</think><answer>\\boxed{24}</answer>"
 ENGLISH = "<think>We divide 48 by 2 and get 24.</think><answer>\\boxed{24}</answer>"

@@ -3,11 +3,12 @@
 import random
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from grpo_reward_language import count
 from grpo_reward_language.languages import NAMES, find, nearest
 from grpo_reward_language.scripts import SCRIPTS, letters, pieces, runs, scripts_of
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 ALL = [
     "ar",

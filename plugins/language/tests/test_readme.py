@@ -1,0 +1,16 @@
+"""The README's snippet prints what it says it prints."""
+
+import contextlib
+import io
+import re
+from pathlib import Path
+
+
+def test_the_readme_tells_the_truth():
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(code, "README.md", "exec"), {})
+    said = [line.removeprefix("# ") for line in code.splitlines() if line.startswith("# ")]
+    assert printed.getvalue().splitlines() == said
