@@ -25,6 +25,9 @@ from random import Random
 EXPRESSION = re.compile(r"(\d+(?:\.\d+)?)([-+*/])(\d+(?:\.\d+)?)")
 
 
+MOST_STEPS = 3  # longer working is not demonstrated
+
+
 @dataclass(frozen=True)
 class Noise:
     """How often a demonstration is which kind; shares between 0 and 1."""
@@ -62,9 +65,48 @@ ENGLISH = ("the answer is {}.", "that makes {}.", "this gives {}.")
 FOREIGN = ("das ergibt {}.", "die Antwort ist {}.", "el resultado es {}.", "{expression}={}")
 
 
-def from_the_right(answer: str) -> str:
-    """`from the right 4 2 4`: the digits of the answer in the order that carrying yields them."""
-    return "from the right " + " ".join(reversed(answer))
+def digits_from_the_right(number: int) -> list[int]:
+    return [int(digit) for digit in reversed(str(number))]
+
+
+def added_by_columns(a: int, b: int) -> list[str]:
+    """48+24 as 8+4=12, 4+2+1=7; a column without work to do is left out."""
+    above, below = (digits_from_the_right(n) for n in (max(a, b), min(a, b)))
+    steps, carry = [], 0
+    for column, digit in enumerate(above):
+        if column >= len(below) and not carry:
+            break
+        terms = [digit, *below[column : column + 1], *[carry] * bool(carry)]
+        steps.append("+".join(map(str, terms)) + f"={sum(terms)}")
+        carry = sum(terms) // 10
+    return steps
+
+
+def subtracted_by_columns(a: int, b: int) -> list[str]:
+    """144-86 as 14-6=8, 13-8=5, 0: what is borrowed is already taken off."""
+    below = digits_from_the_right(b)
+    steps, borrowed = [], 0
+    for column, digit in enumerate(digits_from_the_right(a)):
+        if column >= len(below) and not borrowed:
+            break
+        if column < len(below):
+            top, bottom = digit - borrowed, below[column]
+        else:
+            top, bottom = digit, borrowed
+        borrowed = int(top < bottom)
+        top += 10 * borrowed
+        steps.append(f"{top}-{bottom}={top - bottom}")
+    return steps
+
+
+def multiplied_by_columns(number: int, digit: int) -> list[str]:
+    """27*6 as 7*6=42, 2*6+4=16."""
+    steps, carry = [], 0
+    for d in digits_from_the_right(number):
+        value = d * digit + carry
+        steps.append(f"{d}*{digit}" + f"+{carry}" * bool(carry) + f"={value}")
+        carry = value // 10
+    return steps
 
 
 def core(value: Decimal) -> int:
@@ -81,35 +123,49 @@ def parts(number: int) -> list[int]:
     return [int(d) * 10 ** (len(digits) - i - 1) for i, d in enumerate(digits) if d != "0"]
 
 
-def product_by_parts(a: Decimal, b: Decimal) -> str | None:
-    """`20 makes 880, 4 makes 176` for 44*24: the shorter factor's parts times the other one."""
-    long, short = sorted((core(a), core(b)), key=lambda n: (len(parts(n)), n), reverse=True)
-    if not short or len(parts(short)) > 3:
-        return None
-    return ", ".join(f"{part} makes {part * long}" for part in parts(short))
+def multiplied(a: Decimal, b: Decimal) -> list[str]:
+    """By columns when one factor has a single digit that matters, else part by part."""
+    long, short = sorted((core(a), core(b)), key=lambda n: (len(str(n)), n), reverse=True)
+    if short < 10:
+        return multiplied_by_columns(long, short)
+    return [f"{long}*{part}={long * part}" for part in parts(short)]
 
 
-def quotient_by_parts(a: Decimal, b: Decimal, quotient: Decimal) -> str | None:
-    """`80 leaves 45, 3 leaves 0` for 1245/15: what each part of the quotient leaves over."""
+def divided(a: Decimal, b: Decimal, quotient: Decimal) -> list[str]:
+    """1245/15 as 80 leaves 45, 3 leaves 0: what each part of the quotient leaves over."""
     places = scale(quotient)
-    steps = [Decimal(part).scaleb(-places) for part in parts(int(quotient.scaleb(places)))]
-    if not steps or len(steps) > 3:
-        return None
-    thought, rest = [], a
-    for step in steps:
-        rest -= step * b
-        thought.append(f"{numeral(step)} leaves {numeral(rest)}")
-    return ", ".join(thought)
+    steps, rest = [], a
+    for part in parts(int(quotient.scaleb(places))):
+        value = Decimal(part).scaleb(-places)
+        rest -= value * b
+        steps.append(f"{numeral(value)} leaves {numeral(rest)}")
+    return steps
 
 
 def worked_thought(expression: str, answer: str) -> str | None:
     """The working for a right answer, or none where it would be too long to be of use."""
     a, operator, b = split(expression)
-    if operator == "*":
-        return product_by_parts(a, b)
-    if operator == "/":
-        return quotient_by_parts(a, b, Decimal(answer))
-    return None if answer.startswith("-") else from_the_right(answer)
+    if operator in "+-":
+        if a < b and operator == "-":
+            return None
+        places = scale(a, b)
+        left, right = int(a.scaleb(places)), int(b.scaleb(places))
+        while left and right and left % 10 == right % 10 == 0:
+            left, right = left // 10, right // 10
+        work = added_by_columns if operator == "+" else subtracted_by_columns
+        steps = work(left, right)
+    elif operator == "*":
+        steps = multiplied(a, b)
+    else:
+        steps = divided(a, b, Decimal(answer))
+    if not 0 < len(steps) <= MOST_STEPS:
+        return None
+    return ("by parts " if operator == "/" else "by columns ") + ", ".join(steps)
+
+
+def steps_of(thought: str) -> set[str]:
+    """The sums that a working states: of `by columns 8+4=12, 4+2+1=7`, 8+4 and 4+2+1."""
+    return {part.rpartition(" ")[2].partition("=")[0] for part in thought.split(", ") if "=" in part}
 
 
 # --- mistakes -----------------------------------------------------------------------

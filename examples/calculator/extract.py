@@ -7,10 +7,12 @@ brackets, fractions, percentages, and any mark whose stated result is not exactl
 (a rounded result counts as wrong, nothing is rounded here, so every gold is exact).
 
 Numbers are written one way (`.5` is 0.5, `9.00` is 9), so that the same sum is the
-same row. The test rows are all the sums of the test file, the train rows those of the
-train file that the test file does not have: so the held-out sums are what real word
-problems need, not just the rare ones left over. Order is that of first appearance;
-running it twice gives the same bytes. It needs nothing but the standard library:
+same row. The tables (sums of two digits, and their reverse: 7*8, 56/8, 15-7) are what
+every longer sum is worked out with, so they are to be learnt and never held out. Of the
+rest, the test rows are all the sums of the test file, the train rows those of the train
+file that are not in the test: so the held-out sums are what real word problems need, not
+just the rare ones left over. Order is that of first appearance; running it twice gives
+the same bytes. It needs nothing but the standard library:
 
     python extract.py gsm8k_train.jsonl gsm8k_test.jsonl
 """
@@ -62,6 +64,16 @@ def sums_in(solution: str) -> Iterator[tuple[str, str]]:
             yield f"{left}{operator}{right}", answer
 
 
+def in_the_tables(expression: str, answer: str) -> bool:
+    """Whether two digits are added or multiplied, or such a sum is undone.
+
+    >>> [in_the_tables("7*8", "56"), in_the_tables("15-7", "8"), in_the_tables("25-7", "18")]
+    [True, True, False]
+    """
+    match = re.fullmatch(r"(\d\d?)([-+*/])(\d)", expression)
+    return match is not None and len(match[1] if match[2] in "+*" else answer) == 1
+
+
 def distinct_sums(lines: Iterable[str]) -> dict[str, str]:
     """Expression to answer, over the lines of a GSM8K file, in order of first appearance."""
     found: dict[str, str] = {}
@@ -82,9 +94,10 @@ def main() -> None:
     parser.add_argument("test", type=Path, help="gsm8k_test.jsonl")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder to write")
     arguments = parser.parse_args()
+    train = distinct_sums(arguments.train.read_text(encoding="utf-8").splitlines())
     test = distinct_sums(arguments.test.read_text(encoding="utf-8").splitlines())
-    everything = distinct_sums(arguments.train.read_text(encoding="utf-8").splitlines())
-    train = {expression: answer for expression, answer in everything.items() if expression not in test}
+    test = {e: answer for e, answer in test.items() if not in_the_tables(e, answer)}
+    train = {e: answer for e, answer in train.items() if e not in test}
     write(arguments.out / "train.jsonl", train)
     write(arguments.out / "test.jsonl", test)
     print(f"train.jsonl {len(train)} rows, test.jsonl {len(test)} rows")
