@@ -1,9 +1,10 @@
 """Taking a completion apart: what is well formed, what is wrong first, and where."""
 
 import pytest
-from grpo_reward_format.parsing import Layout, parse, tags_in_place, visible
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from grpo_reward_format.parsing import Layout, parse, tags_in_place, visible
 
 GOOD = "<think>48/2 is 24.</think>\n<answer>\\boxed{24}</answer>"
 

@@ -1,9 +1,10 @@
 """What an answer must hold: text with gaps, found in one pass."""
 
 import pytest
-from grpo_reward_format.patterns import MAX_BRACES, compile_pattern, find
 from hypothesis import given
 from hypothesis import strategies as st
+
+from grpo_reward_format.patterns import MAX_BRACES, compile_pattern, find
 
 
 def holds(pattern: str, text: str) -> bool:

