@@ -28,7 +28,7 @@ _GRACE_S = 10.0
 _LOOK_EVERY_S = 0.05
 """How often threads and scratch are counted where the kernel does not."""
 _CHUNK = 1 << 16
-_MAX_REPLIES = 32 << 20
+_MAX_REPLIES = wire.MAX_FRAME + (1 << 16)
 
 
 KINDS = {"memory": Outcome.memory, "denied": Outcome.denied}
@@ -69,10 +69,11 @@ class Stream:
                 return
 
 
-def frames(data: bytes | bytearray) -> list[dict[str, Any]]:
-    """The whole frames at the start of `data`. Raises ProtocolError."""
-    found, at = [], 0
-    while at + 4 <= len(data):
+def frames(data: bytes | bytearray, most: int) -> list[dict[str, Any]]:
+    """The whole frames at the start of `data`, at `most` so many. Raises ProtocolError."""
+    found: list[dict[str, Any]] = []
+    at = 0
+    while at + 4 <= len(data) and len(found) < most:
         (length,) = struct.unpack_from("=I", data, at)
         if length > wire.MAX_FRAME:
             raise wire.ProtocolError(f"a frame of {length} bytes")
@@ -215,13 +216,13 @@ class Job:
                     if threads > self.limits.threads + 1:
                         self.stop(Outcome.denied, f"more than {self.limits.threads} threads")
 
-    def messages(self, which: int) -> list[dict[str, Any]]:
-        """What a child sent after it began, up to the first that is no frame.
+    def messages(self, which: int, most: int = 1) -> list[dict[str, Any]]:
+        """What a child sent after it began, up to `most` and to the first that is no frame.
 
         Raises NotBegun when it did not begin: then no untrusted code has run.
         """
         try:
-            found = frames(self.channels[which].data)
+            found = frames(self.channels[which].data, most + 1)
         except wire.ProtocolError:
             found = [{"began": True}]  # only untrusted code sends nonsense
         if not found:

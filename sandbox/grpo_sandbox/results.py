@@ -5,6 +5,7 @@ Left out: running anything (`sandbox`).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any
@@ -15,7 +16,14 @@ class SandboxError(Exception):
 
 
 class SandboxUnavailable(SandboxError):
-    """This machine lacks what isolation needs; the message says what, and the remedy."""
+    """This machine lacks what isolation needs; the message says what, and the remedy.
+
+    `reasons` holds the step that was refused, by tier.
+    """
+
+    def __init__(self, message: str, reasons: Mapping[int, str] | None = None) -> None:
+        super().__init__(message)
+        self.reasons = dict(reasons or {})
 
 
 class Outcome(StrEnum):

@@ -83,22 +83,20 @@ class Sandbox:
                 "grpo-sandbox needs Linux on x86-64 or arm64; this is "
                 f"{sys.platform} on {platform.machine()}. Run it in a Linux container or VM"
             )
-        reasons = []
+        reasons: dict[int, str] = {}
         for candidate in (1, 2) if tier is None else (tier,):
             if candidate in _refused and tier is None:
-                reasons.append(_refused[candidate])
+                reasons[candidate] = _refused[candidate]
                 continue
             try:
                 return self._proven(candidate)
             except TierUnavailable as error:
-                _refused[candidate] = f"tier {candidate}: {error}"
-                reasons.append(_refused[candidate])
+                _refused[candidate] = reasons[candidate] = str(error)
         if unsafe:
             plan = Plan(0, self.limits, self._preload)
             return plan, Zygote(plan)
-        raise SandboxUnavailable(
-            f"no isolation can be had here ({'; '.join(reasons)}). {probe.REMEDY}"
-        )
+        why = "; ".join(f"tier {tier}: {reason}" for tier, reason in reasons.items())
+        raise SandboxUnavailable(f"no isolation can be had here ({why}). {probe.REMEDY}", reasons)
 
     def _proven(self, tier: int) -> tuple[Plan, Zygote]:
         plan = Plan(tier, self.limits, self._preload)
@@ -305,7 +303,7 @@ class Sandbox:
                 job.close_write_ends()
             job.attend()
             told = job.messages(0)
-            end = job.end(0, str(told[-1].get("kind", "")) if told else "")
+            end = job.end(0, wire.word(told[0], "kind") if told else "")
             return Run(
                 end.outcome,
                 _text(out),
@@ -324,13 +322,13 @@ class Sandbox:
         with _job(zygote, 1, self._wall(wall_s), self.limits) as job:
             job.start(0, {**message, "streams": []}, [])
             job.attend()
-            told = job.messages(0)
+            told = job.messages(0, max(1, len(message["calls"])))
             end = job.end(0)
             if told and "load" in told[0]:
-                outcome = KINDS.get(str(told[0].get("kind")), Outcome.finished)
-                load = f"the program did not load: {told[0]['load']}"
+                outcome = KINDS.get(wire.word(told[0], "kind"), Outcome.finished)
+                load = f"the program did not load: {wire.word(told[0], 'load')}"
                 return [self._raised(outcome, load) for _ in message["calls"]]
-            replies = [self._reply(reply) for reply in told[: len(message["calls"])]]
+            replies = [self._reply(reply) for reply in told]
             missing = len(message["calls"]) - len(replies)
             if end.outcome is Outcome.finished:
                 left = self._raised(end.outcome, "SystemExit: the program ended itself")
@@ -340,8 +338,8 @@ class Sandbox:
 
     def _reply(self, told: dict[str, Any]) -> Reply:
         if "raised" in told:
-            outcome = KINDS.get(str(told.get("kind")), Outcome.finished)
-            return self._raised(outcome, str(told["raised"]))
+            outcome = KINDS.get(wire.word(told, "kind"), Outcome.finished)
+            return self._raised(outcome, wire.word(told, "raised"))
         try:
             value = wire.decode(told.get("value"))
         except wire.ProtocolError as error:
@@ -394,7 +392,7 @@ class Sandbox:
                 False, end.outcome, f"the tests got no end: {end.reason}", 0, candidate
             )
         passed = told.get("passed") is True
-        calls, reason = int(told.get("calls", 0)), str(told.get("reason", ""))
+        calls, reason = int(told["calls"]), " ".join(wire.word(told, "reason").split())
         outcome = Outcome.finished
         if told.get("broken"):
             outcome = Outcome.error
@@ -402,7 +400,7 @@ class Sandbox:
             outcome = candidate.outcome
             reason = f"{reason} ({candidate.reason})" if candidate.reason else reason
         elif not passed:
-            outcome = KINDS.get(str(told.get("kind")), outcome)
+            outcome = KINDS.get(wire.word(told, "kind"), outcome)
         return self._as_verdict(passed, outcome, reason, calls, candidate)
 
     def _as_verdict(

@@ -13,7 +13,7 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-MAX_FRAME = 8 << 20
+MAX_FRAME = 4 << 20
 _MAX_DEPTH = 200
 _MAX_NODES = 1_000_000
 _SMALL_INT = 1 << 63
@@ -42,6 +42,12 @@ def parse(data: bytes) -> dict[str, Any]:
     if type(message) is not dict:
         raise ProtocolError("a frame is no JSON object")
     return message
+
+
+def word(message: dict[str, Any], key: str) -> str:
+    """The text under `key`; empty where an enemy put something else."""
+    value = message.get(key)
+    return value if type(value) is str else ""
 
 
 def send(sock: socket.socket, message: Any) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+
 from grpo_sandbox import Limits, Sandbox, SandboxUnavailable
 
 LIMITS = Limits(wall_s=5.0)

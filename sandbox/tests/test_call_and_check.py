@@ -1,6 +1,7 @@
 """Functions called with plain values, and candidates checked by asserts."""
 
 import pytest
+
 from grpo_sandbox import Outcome, Sandbox, Verdict
 
 
@@ -165,3 +166,33 @@ def test_verdicts_in_bulk(sandbox: Sandbox) -> None:
         jobs = [(f"def add(a, b): return a + b + {n % 2}", CHECK, "add", "") for n in range(10)]
         verdicts: list[Verdict] = two.check_many(jobs)
         assert [v.passed for v in verdicts] == [True, False] * 5
+
+
+FORGER = """
+import json, os, struct
+deep = []
+for _ in range(900): deep = [deep]
+def forge(fd, message):
+    data = json.dumps(message).encode()
+    try: os.write(fd, struct.pack("=I", len(data)) + data)
+    except OSError: pass
+def f(x):
+    for message in ({"raised": deep, "kind": deep}, {"load": deep}, {"value": {"set": [[]]}}, {"value": deep}, {}):
+        forge(3, message)
+    return x
+"""
+
+
+def test_forged_replies_are_the_forgers_loss_alone(sandbox: Sandbox) -> None:
+    replies = sandbox.call(FORGER, "f", [(n,) for n in range(7)])
+    assert len(replies) == 7
+    assert all(reply.outcome is Outcome.finished for reply in replies)
+    (other,) = sandbox.call("def f(x): return x", "f", [(5,)])
+    assert other.value == 5
+
+
+def test_integers_too_long_to_print_are_compared_all_the_same(sandbox: Sandbox) -> None:
+    candidate = "import math\ndef f(n): return math.factorial(n)"
+    tests = "import math\nassert f(3000) == math.factorial(3000)\nassert f(3001) == 0"
+    verdict = sandbox.check(candidate, tests, "f")
+    assert verdict.reason == "line 3: assert f(3001) == 0: f(3001) returned a int"

@@ -3,6 +3,7 @@
 import textwrap
 
 import pytest
+
 from grpo_sandbox import Limits, Outcome, Sandbox
 
 

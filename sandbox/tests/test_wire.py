@@ -4,9 +4,10 @@ import json
 from typing import Any
 
 import pytest
-from grpo_sandbox.wire import NotPlain, ProtocolError, decode, encode, parse
 from hypothesis import given
 from hypothesis import strategies as st
+
+from grpo_sandbox.wire import NotPlain, ProtocolError, decode, encode, parse
 
 scalars = (
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False)

@@ -7,7 +7,6 @@ Left out: custom checkers, which are code and run in the sandbox (`reward`).
 from __future__ import annotations
 
 import math
-from collections import Counter
 from typing import Any, Literal
 
 Mode = Literal["exact", "lines", "tokens", "unordered"]
@@ -67,20 +66,30 @@ def same_value(got: Any, expected: Any, mode: Mode, tolerance: float | None) -> 
     there, and keys strings. A bool is no number. `unordered`: lists in any order."""
     got = as_json(got)
     if mode == "unordered" and isinstance(got, list) and isinstance(expected, list):
-        if tolerance is None:
-            return Counter(map(repr, got)) == Counter(map(repr, expected))
-        try:
-            got, expected = sorted(got), sorted(expected)
-        except TypeError:
-            return False
+        got, expected = _sorted(got), _sorted(expected)
     return _equal(got, expected, tolerance)
+
+
+def _sorted(values: list[Any]) -> list[Any]:
+    try:
+        return sorted(values)
+    except TypeError:  # of several types
+        return sorted(values, key=shown)
+
+
+def shown(value: Any) -> str:
+    """`repr`, for any plain value: Python refuses to write out a very long integer."""
+    try:
+        return repr(value)
+    except ValueError:
+        return f"a {type(value).__name__} too long to write"
 
 
 def as_json(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [as_json(item) for item in value]
     if isinstance(value, dict):
-        return {key if isinstance(key, str) else str(key): as_json(v) for key, v in value.items()}
+        return {key if isinstance(key, str) else shown(key): as_json(v) for key, v in value.items()}
     return value
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from grpo_core import Outcome, Reward, Sample, Score
-from grpo_reward_code.compare import Mode, same_text, same_value
+from grpo_reward_code.compare import Mode, same_text, same_value, shown
 from grpo_reward_code.extract import Which, complete, program
 from grpo_reward_code.tests_of import Asserts, Calls, NoTests, Programs, Tests, tests_of
 
@@ -212,7 +212,7 @@ class Code(Reward):
                     same_value(reply.value, each, self.options.compare, self.options.tolerance)
                     for each in alternatives
                 )
-                return Result(right, "" if right else _difference(repr(reply.value), expected))
+                return Result(right, "" if right else _difference(shown(reply.value), expected))
 
             return run
 

@@ -3,9 +3,10 @@
 from typing import Any
 
 import pytest
-from grpo_reward_code.compare import same_text, same_value
 from hypothesis import given
 from hypothesis import strategies as st
+
+from grpo_reward_code.compare import same_text, same_value
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import time
 
 import pytest
+
 from grpo_reward_code.extract import blocks, complete, defines, program
 
 ANSWER = """First:

@@ -32,7 +32,8 @@ class _Line:
         self.peer = peer
         self.calls = 0
         self.gone = ""
-        self.last = ""
+        self.last_call: tuple[str, Any, Any] = ("", (), {})
+        self.returned: list[Any] = []
         self.raised: BaseException | None = None
         self.kind = ""
         self.remotes: dict[int, Remote] = {}
@@ -65,7 +66,7 @@ class _Line:
         try:
             if "raised" in reply:
                 error = _exception(reply["raised"], reply.get("message"))
-                self.raised, self.kind = error, str(reply.get("kind", ""))
+                self.raised, self.kind = error, wire.word(reply, "kind")
                 raise error
             return wire.decode(reply.get("value"), self._remote)
         except wire.ProtocolError as error:
@@ -74,13 +75,20 @@ class _Line:
 
     def call(self, on: str | int, name: str, args: Any, kwargs: Any) -> Any:
         self.calls += 1
-        shown = ", ".join(
-            [*map(_short, args), *(f"{key}={_short(value)}" for key, value in kwargs.items())]
-        )
-        self.last = f"{name}({shown})"
+        self.last_call, self.returned = (name, args, kwargs), []
         value = self.ask(on, "call", args, kwargs)
-        self.last += f" returned {_short(value)}"
+        self.returned = [value]
         return value
+
+    @property
+    def last(self) -> str:
+        """The last call and what it returned, for people."""
+        name, args, kwargs = self.last_call
+        if not name:
+            return "before any call"
+        named = (f"{key}={_short(value)}" for key, value in kwargs.items())
+        returned = "".join(f" returned {_short(value)}" for value in self.returned)
+        return f"{name}({', '.join([*map(_short, args), *named])}){returned}"
 
     def _remote(self, number: int) -> Remote:
         if number not in self.remotes:
@@ -180,8 +188,8 @@ def _judge(job: dict[str, Any], line: _Line) -> dict[str, Any]:
     except CandidateGone as gone:
         return _failed(line, f"the candidate did not load: {gone}")
     if "load" in hello:
-        line.kind = str(hello.get("kind", ""))
-        return _failed(line, f"the candidate did not load: {hello['load']}")
+        line.kind = wire.word(hello, "kind")
+        return _failed(line, f"the candidate did not load: {wire.word(hello, 'load')}")
     known = hello.get("names")
     for name in names:
         if type(known) is not list or name not in known:
@@ -244,7 +252,10 @@ def _where(error: BaseException, job: dict[str, Any]) -> str:
 
 
 def _short(value: Any) -> str:
-    return reprlib.repr(value) if type(value) is not Remote else repr(value)
+    try:
+        return reprlib.repr(value) if type(value) is not Remote else repr(value)
+    except Exception:  # an integer too long to print, a Remote inside
+        return f"a {type(value).__name__}"
 
 
 def _describe(error: BaseException) -> str:

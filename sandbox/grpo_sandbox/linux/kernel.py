@@ -99,12 +99,12 @@ def drop_capabilities() -> None:
     prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
 
 
+class _Program(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
+
+
 def load_filter(program: bytes) -> None:
     """Load a seccomp program (8 bytes an instruction) for this thread, for good."""
-
-    class Program(ctypes.Structure):
-        _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
-
-    filled = Program(len(program) // 8, program)
+    filled = _Program(len(program) // 8, program)
     set_mode_filter = 1
     _syscall("seccomp", set_mode_filter, 0, ctypes.byref(filled))

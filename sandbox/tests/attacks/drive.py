@@ -1,6 +1,6 @@
 """Runs the attacks in whatever situation this process is in, and writes what happened.
 
-    python drive.py abuse|cheats TIER
+    python drive.py abuse|cheats TIER all|some     (some: short deadlines, two kinds of tests)
 
 One JSON object on stdout: the tier, and for each attack the reasons why it was not
 contained, an empty list when it was.
@@ -22,7 +22,7 @@ import cheats
 
 from grpo_sandbox import Limits, Sandbox
 
-WALL_S = 0.5
+WALL_S = 1.0 if sys.argv[-1] == "all" else 0.12
 SECRET = "the-secret-of-the-host"
 
 
@@ -163,15 +163,15 @@ TESTS = [
 HONEST = f"TABLE = {TABLE}\ndef f(x): return TABLE[x] if isinstance(x, int) else sorted(x)"
 
 
-def run_cheats(sandbox: Sandbox) -> dict[str, list[str]]:
+def run_cheats(sandbox: Sandbox, shapes: list[str]) -> dict[str, list[str]]:
     results: dict[str, list[str]] = {}
-    for tests in TESTS:
+    for tests in shapes:
         verdict = sandbox.check(HONEST, tests, "f", SETUP)
         if not verdict.passed:
             results[f"honest: {tests[:40]}"] = [str(verdict)]
     for name, cheat in cheats.CHECKED.items():
         bad = []
-        for tests in TESTS:
+        for tests in shapes:
             verdict = sandbox.check(cheat, tests, "f", SETUP, wall_s=WALL_S)
             if verdict.passed or verdict.outcome == "error":
                 bad.append(f"{verdict} on {tests}")
@@ -196,7 +196,8 @@ def run_cheats(sandbox: Sandbox) -> dict[str, list[str]]:
 def main() -> None:
     what, tier = sys.argv[1], int(sys.argv[2])
     with Sandbox(Limits(), tier=tier) as sandbox:
-        results = run_abuse(sandbox) if what == "abuse" else run_cheats(sandbox)
+        shapes = TESTS if sys.argv[3] == "all" else TESTS[3:5]
+        results = run_abuse(sandbox) if what == "abuse" else run_cheats(sandbox, shapes)
     time.sleep(0.2)
     if (left := descendants()) != 0:
         results["processes left at the end"] = [str(left)]
