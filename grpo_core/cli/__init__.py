@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 import grpo_core
-from grpo_core.cli import check, plot, plugins, schema, score, train
+from grpo_core.cli import check, plot, schema, score, show, train
 
 
 class Commands(TyperGroup):
@@ -84,7 +84,7 @@ def _root(
 
 app.command("train")(train.train)
 app.command("score")(score.score)
-app.command("plugins")(plugins.plugins)
+app.add_typer(show.group, name="plugins")
 app.command("plot")(plot.plot)
 app.command("check")(check.check)
 app.command("schema")(schema.schema)

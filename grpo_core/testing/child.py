@@ -72,7 +72,7 @@ class Child:
         self._kind = judge.Call.single
         self._loop = asyncio.new_event_loop()
         self._before = snapshot()
-        self._warm = False
+        self._modules = len(sys.modules)
         sys.addaudithook(watch)
 
     def build(self, recipe: Recipe) -> None:
@@ -127,10 +127,10 @@ class Child:
         touched = self._watch.take()
         touched.executed = os.environ.pop(CANARY, None) is not None
         now = snapshot()
-        # Libraries that are imported at the first score may add filters; that is theirs.
-        ignored = set() if self._warm else {"warnings filters"}
+        # Many libraries add filters when they are imported; that is not the reward's doing.
+        ignored = {"warnings filters"} if len(sys.modules) > self._modules else set()
         touched.state = changes(self._before, now, ignored)
-        self._before, self._warm = now, True
+        self._before, self._modules = now, len(sys.modules)
         return touched
 
     def _send(self, *message: Any) -> None:
@@ -201,7 +201,6 @@ class Memory:
 
 _NETWORK = {
     "socket.connect": 1,
-    "socket.bind": 1,
     "socket.sendto": 1,
     "socket.getaddrinfo": 0,
     "socket.gethostbyname": 0,

@@ -76,6 +76,8 @@ class Lab:
         else:
             self.reward, self.name = use(**dict(options or {})), use.__name__
         self._given = tuple(examples) or tuple(getattr(self.reward, "examples", ()))
+        # What a class states of its examples, it states of its default options.
+        self._values_known = bool(examples) or not self.reward.options.model_fields_set
         self._rows = list(rows)
         self._perfect = perfect or getattr(self.reward, "perfect", None)
         self._allowed = set(allowed)
@@ -147,7 +149,7 @@ class Lab:
     @cached_property
     def stated(self) -> list[Example]:
         """The samples that were given, with the values stated for them."""
-        given = [Example(sample, True, value) for sample, value in self._given]
+        given = [Example(sample, self._values_known, value) for sample, value in self._given]
         return given + [Example(row) for row in self._rows[:8]]
 
     @cached_property
