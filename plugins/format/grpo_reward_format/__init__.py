@@ -6,7 +6,7 @@ what an answer must hold in `patterns`.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
@@ -77,6 +77,12 @@ class Format(Reward):
 
     range = (0.0, 1.0)
     isolation = "inline"  # linear and small: cheaper than the way to a worker
+    examples: ClassVar = (
+        (Sample("48/2=", "<think>Half of 48.</think>\n<answer>24</answer>"), 1.0),
+        (Sample("48/2=", "<think>Half of 48.</think> It is <answer>24</answer>"), 0.0),
+        (Sample("48/2= <think>", "Half of 48.</think><answer>24</answer>"), 1.0),
+        (Sample("48/2=", "24"), 0.0),
+    )
 
     def score(self, sample: Sample) -> Score:
         text, layout = sample.completion_text, self._layout(sample)

@@ -6,7 +6,7 @@ and no library imported before the first score.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -60,6 +60,12 @@ class Language(Reward):
             return code
 
     range = (0.0, 1.0)
+    examples: ClassVar = (
+        (Sample("What is half of 48?", "<think>We divide 48 by 2.</think>24"), 1.0),
+        (Sample("What is half of 48?", "<think>Wir teilen 48 durch 2.</think>24"), 0.0),
+        (Sample("Was ist die Hälfte von 48?", "<think>Wir teilen 48 durch 2.</think>24"), 1.0),
+        (Sample("48/2=", "<think>We divide 48 by 2.</think>24"), None),
+    )
     options: Options
 
     @property
