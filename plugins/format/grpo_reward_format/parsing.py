@@ -93,8 +93,9 @@ def where(text: str, at: int) -> str:
 
 
 def excerpt(text: str, start: int = 0, length: int = 24) -> str:
-    """The beginning of some text in quotes, on one line."""
+    """The beginning of some text in quotes, on one line, without what cannot be printed."""
     shown = " ".join(text[start : start + length].split())
+    shown = "".join(c if c.isprintable() else "\ufffd" for c in shown)
     return f'"{shown}…"' if len(text) > start + length else f'"{shown}"'
 
 

@@ -176,3 +176,9 @@ def test_never_raises_and_always_says_something(text, thinking):
         parsed = parse(text, layout)
         assert parsed.fault is None or parsed.fault.strip()
         assert 0 <= parsed.in_place <= len(layout.expected())
+
+
+def test_what_cannot_be_printed_stays_out_of_the_reason():
+    assert fault("a\ud800\x1b[2J\u202e") == (
+        'text before <think>, which is missing; it stands at line 1, character 1: "a\ufffd\ufffd[2J\ufffd"'
+    )
