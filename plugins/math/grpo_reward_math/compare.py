@@ -61,7 +61,7 @@ class _Comparison:
         """Two whole answers."""
         if describes_set(gold):
             return self.sets(gold, answer)
-        if gold.kind == "chain":
+        if gold.kind == "chain" and set(gold.name.split()) != {"="}:
             return self.orders(gold, answer)
         if (
             gold.kind == "rel"
@@ -70,6 +70,10 @@ class _Comparison:
         ):
             return Match(True, equations)
         gold_named, answer_named = shapes.named_tuple(gold), shapes.named_tuple(answer)
+        if gold_named is not None and answer_named is not None:
+            match = self.several(gold_named, answer_named)
+            if match.equal or {p.label for p in gold_named} == {p.label for p in answer_named}:
+                return match
         if answer_named is not None and gold.kind == "list":
             match = self.several(shapes.parts(gold), answer_named)
             if match.equal:
@@ -85,13 +89,13 @@ class _Comparison:
             return self.set_and_list(theirs[0].value, [part.value for part in mine])
         if len(mine) == 1 and len(theirs) == 1:
             return self.labelled(gold, mine[0], theirs[0])
-        if len(theirs) == 1 and theirs[0].value.kind == "tuple" and gold.kind == "list":
+        if len(theirs) == 1 and theirs[0].value.kind == "tuple" and len(mine) > 1:
             items = theirs[0].value.args
             if theirs[0].value.name in ("()", "[]") and len(items) == len(mine):
                 return self.in_order([part.value for part in mine], list(items))
         if len(mine) == 1 and mine[0].value.kind == "tuple" and mine[0].value.name == "()":
             names = [part.label for part in theirs]
-            if all(names) and len(set(names)) == len(names):  # x = 1, y = 2 for (1, 2)
+            if all(names) and len(set(names)) == len(names) > 1:  # x = 1, y = 2 for (1, 2)
                 named = sorted(theirs, key=lambda part: part.label)
                 return self.in_order(list(mine[0].value.args), [part.value for part in named])
         return self.several(mine, theirs)
@@ -104,6 +108,10 @@ class _Comparison:
         elif not _labels_agree(gold, answer):
             return Match(False, f"it is {answer.label} and not {gold.label} that is given")
         match = self.values(gold.value, value)
+        if gold.bound and not match.equal:
+            for names in shapes.parameters(gold, value):
+                if self.values(gold.value, value.renamed(names)).equal:
+                    return Match(True, f"the same functions, after renaming {_pairs(names)}")
         if match.equal or whole.kind != "rel" or gold.label:
             return match
         why = solves(whole, value)
@@ -126,7 +134,19 @@ class _Comparison:
                 if not match.equal:
                     return Match(False, f"{mine.label} differs: {match.why}")
             return Match(True, f"the same {len(gold)} named values")
-        return self.any_order([part.value for part in gold], [part.value for part in answer])
+        match = self.any_order([part.value for part in gold], [part.value for part in answer])
+        if match.equal or not any(part.value.kind == "rel" for part in (*gold, *answer)):
+            return match
+        equations = [as_equation(part) for part in answer]
+        for part in gold:
+            wanted = as_equation(part)
+            for at, given in enumerate(equations):
+                if wanted is not None and given is not None and same_equation(wanted, given):
+                    del equations[at]
+                    break
+            else:
+                return match
+        return Match(True, "the same equations")
 
     def any_order(self, gold: list[Node], answer: list[Node]) -> Match:
         if len(gold) != len(answer):
@@ -320,6 +340,15 @@ class _Comparison:
         if match.equal:
             return Match(True, f"{match.why}, with its unit")
         return Match(False, "another quantity" if my_unit.scale != their_unit.scale else match.why)
+
+
+def as_equation(part: Labelled) -> Node | None:
+    """`y = 2x` again, from its label and value."""
+    if part.value.kind == "rel":
+        return part.value
+    if not part.label or not is_expression(part.value):
+        return None
+    return Node("rel", (Node("var", name=part.label), part.value), "=")
 
 
 def _labels_agree(gold: Labelled, answer: Labelled) -> bool:

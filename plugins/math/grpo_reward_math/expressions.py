@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 
+from grpo_reward_math.ellipsis import DOTS
 from grpo_reward_math.tokens import Token
 from grpo_reward_math.tree import Node, Unreadable, number
 
@@ -69,6 +70,10 @@ class ExpressionReader:
 
     def bracket(self, kind: str) -> Node:
         """What an opening bracket (already taken) begins."""
+        raise NotImplementedError
+
+    def plain_braces(self) -> Node:
+        """What an opening brace without a backslash (already taken) begins."""
         raise NotImplementedError
 
     def matrix(self, name: str) -> Node:
@@ -134,8 +139,8 @@ class ExpressionReader:
     def starts_factor(self) -> bool:
         if self.kind == "bar":
             return self.bars == 0 and self.ahead() not in ("end", "sep", "rel")
-        if self.kind == "(" and self.ahead() == "mod":
-            return False
+        if self.kind == "(" and self.ahead() in ("mod", "word"):
+            return False  # "3 (mod 7)", "5 (units)"
         return self.kind in _STARTS
 
     def unary(self) -> Node:
@@ -158,7 +163,7 @@ class ExpressionReader:
         base = self.postfix(self.atom())
         if self.skip("^"):
             exponent = self.exponent()
-            return self.postfix(Node("pow", (base, exponent)))
+            return self.postfix(Node("pow", (_ungrouped(base), exponent)))
         return base
 
     def exponent(self) -> Node:
@@ -225,11 +230,7 @@ class ExpressionReader:
         if kind in ("(", "[", "lset"):
             return self.bracket(kind)
         if kind == "{":
-            node = self.answer("}", "choose")
-            if self.skip("choose"):
-                node = Node("fn", (node, self.answer("}")), "binom")
-            self.expect("}")
-            return node
+            return self.plain_braces()
         if kind == "bar":
             self.bars += 1
             node = self.expression()
@@ -248,7 +249,7 @@ class ExpressionReader:
             node = self.power()
             return Node("quantity", (node,), token.text)
         if kind == "dots":
-            return Node("word", name="dots")
+            return Node("var", name=DOTS)
         if kind == "end":
             raise Unreadable("it ends where something is expected")
         raise Unreadable(f"{token.text or kind!r} is not expected there")
@@ -290,7 +291,11 @@ class ExpressionReader:
             name += "_" + self.subscript()
         while self.skip("prime"):
             name += "'"
-        if name in _CALLABLE and self.kind == "(" and not self.token.spaced:
+        if (
+            name.rstrip("'").partition("_")[0] in _CALLABLE
+            and self.kind == "("
+            and not self.token.spaced
+        ):
             self.take()
             inside = self.answer(")")
             self.expect(")")
@@ -366,9 +371,16 @@ def _num(token: Token) -> Node:
 
 
 def _times(left: Node, right: Node) -> Node:
+    left, right = _ungrouped(left), _ungrouped(right)
     if left.kind == "mul":
         return Node("mul", (*left.args, right))
     return Node("mul", (left, right))
+
+
+def _ungrouped(node: Node) -> Node:
+    """`2[x + 1]`: in a product square brackets only group."""
+    single = node.kind == "tuple" and node.name == "[]" and len(node.args) == 1
+    return node.args[0] if single else node
 
 
 def _is_whole(node: Node) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from fractions import Fraction
 
+from grpo_reward_math.ellipsis import instances
 from grpo_reward_math.exact import exact
 from grpo_reward_math.numbers import rounds_to
 from grpo_reward_math.numeric import NoValue, equal, value_of, within
@@ -19,6 +20,9 @@ def same_formula(gold: Node, answer: Node) -> str:
     """Why two formulas are equal; empty when they are not. Raises TooCostly."""
     if equal(gold, answer):
         return "the same value" if not gold.variables() else "the same function"
+    written_out = instances(gold, answer)
+    if written_out and all(equal(mine, theirs) for mine, theirs in written_out):
+        return "the same function, for 3 to 7 terms"
     for reading in ("lg", "ln") if _bare_log(gold) or _bare_log(answer) else ():
         if equal(_read_log(gold, reading), _read_log(answer, reading)):
             return f"the same value, with log read as {reading}"

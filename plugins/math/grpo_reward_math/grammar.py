@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from grpo_reward_math.ellipsis import progression
 from grpo_reward_math.expressions import MAX_DEPTH, ExpressionReader
 from grpo_reward_math.tokens import Token
 from grpo_reward_math.tree import Node, Unreadable, number
-from grpo_reward_math.units import scale_word
+from grpo_reward_math.units import read_unit, scale_word
 
 _words = str.split
+_DENIALS = frozenset(_words("not no never without except wrong incorrect false neither nor"))
+_NUMBER_SETS = frozenset(_words("N Z Q R C"))
 _CONDITION_WORDS = frozenset(
     _words(
         "where for if when with all any some every each is are be being as that integer integers natural number "
@@ -53,7 +56,7 @@ class _Parser(ExpressionReader):
             while self.kind == "sep":
                 joints.add(self.take().text)
         self.depth -= 1
-        items = _without_conditions(items)
+        items = progression(_without_conditions(items))
         if not items:
             raise Unreadable("nothing stands there")
         if len(items) == 1:
@@ -64,6 +67,8 @@ class _Parser(ExpressionReader):
         """Drop `Paolo:` and `Maximum =` before an item."""
         at = self.at
         while at < len(self.tokens) and self.tokens[at].kind == "word":
+            if self.tokens[at].text.lower() in _DENIALS:
+                return
             at += 1
         if at == self.at:
             return
@@ -110,6 +115,8 @@ class _Parser(ExpressionReader):
         while self.kind == "rel":
             names.append(self.take().text)
             parts.append(self.side())
+            if names[-1] == "in" and parts[-1].kind == "var" and parts[-1].name[0] in _NUMBER_SETS:
+                parts[-1] = Node("const", name=f"set:{parts[-1].name}")
         if not names:
             return parts[0]
         if len(names) == 1:
@@ -143,6 +150,9 @@ class _Parser(ExpressionReader):
 
     def with_unit(self, node: Node) -> Node:
         parts: list[str] = []
+        bracketed = self.kind == "(" and self.ahead() == "word"
+        if bracketed:
+            self.take()
         while self.kind == "word" or (parts and self.kind in ("/", "^", "*", "{", "}", "num", "-")):
             if self.kind == "num" and parts[-1][-1] not in "^-":
                 break
@@ -153,7 +163,15 @@ class _Parser(ExpressionReader):
                 parts.append(token.text)
             elif token.kind not in "{}":
                 parts.append(token.text or token.kind)
-        return Node("quantity", (node,), " ".join(parts)) if parts else node
+        if bracketed:
+            self.expect(")")
+        if not parts:
+            return node
+        if self.kind == "num" and self.ahead() == "word":  # 5 hours 30 minutes
+            finer = self.with_unit(self.expression())
+            if finer.kind == "quantity":
+                return _together(node, " ".join(parts), finer)
+        return Node("quantity", (node,), " ".join(parts))
 
     # --- brackets ----------------------------------------------------------------
 
@@ -178,6 +196,11 @@ class _Parser(ExpressionReader):
     def braces(self) -> Node:
         if self.skip("rset"):
             return Node("set")
+        if self.kind == "beg":  # \left\{ \begin{array} … \right.
+            node = self.matrix(self.take().text)
+            self.skip("dot")
+            self.skip("rset")
+            return node
         bars, self.bars = self.bars, 1
         self.colons = False
         inside = self.answer("rset", "bar", "mid", ":")
@@ -191,14 +214,29 @@ class _Parser(ExpressionReader):
             raise Unreadable("a set whose condition is not understood")
         return Node("set", inside.args if inside.kind == "list" else (inside,))
 
+    def plain_braces(self) -> Node:
+        """`{…}` without backslashes: a group, or a set that lost them."""
+        if self.kind == "var" and self.ahead() in ("bar", "mid"):
+            what = self.variable(self.take().text)
+            self.take()
+            condition = self.answer("}")
+            self.expect("}")
+            return Node("builder", (what, condition))
+        node = self.answer("}", "choose")
+        if self.skip("choose"):
+            node = Node("fn", (node, self.answer("}")), "binom")
+        self.expect("}")
+        return Node("set", node.args) if node.kind == "list" else node
+
     def matrix(self, name: str) -> Node:
-        if not name.endswith("matrix") and name not in ("array", "cases"):
+        if not name.endswith("matrix") and name not in ("array", "cases", "aligned"):
             raise Unreadable(f"the environment {name} is not known")
         rows: list[Node] = []
         while self.kind != "end":
-            cells = [self.expression()]
-            while self.skip("&"):
-                cells.append(self.expression())
+            cells = [self.item()]
+            while self.skip("&", "sep"):
+                self.skip("cond")
+                cells.append(self.item())
             rows.append(Node("tuple", tuple(cells), "row"))
             if not self.skip("row"):
                 break
@@ -207,6 +245,10 @@ class _Parser(ExpressionReader):
         if self.kind != "end" or self.token.text != name:
             raise Unreadable(f"\\begin{{{name}}} is never closed")
         self.take()
+        if name in ("cases", "array", "aligned") and all(len(row.args) == 1 for row in rows):
+            cells = [row.args[0] for row in rows]
+            if all(cell.kind in ("rel", "chain") for cell in cells):
+                return cells[0] if len(cells) == 1 else Node("list", tuple(cells), "and")
         return Node("matrix", tuple(rows), name)
 
 
@@ -221,8 +263,32 @@ def _as_ratio(node: Node) -> Node:
     return Node("ratio", (node, *reversed(terms)))
 
 
+def _together(node: Node, name: str, finer: Node) -> Node:
+    """A quantity in two units of one dimension, as one quantity in the finer unit."""
+    coarse, fine = (
+        read_unit(tuple((word, 1) for word in unit.split())) for unit in (name, finer.name)
+    )
+    if coarse.dimensions != fine.dimensions or coarse.scale <= fine.scale:
+        raise Unreadable("two quantities stand side by side")
+    value = Node("mul", (node, number(coarse.scale / fine.scale)))
+    return replace(finer, args=(Node("add", (value, finer.args[0])),))
+
+
 def _without_conditions(items: list[Node]) -> list[Node]:
     r"""Drop `k \in \mathbb{Z}` after other items, and as a factor `(k \in \mathbb{Z})`."""
+
+    kept: list[Node] = []
+
+    def bounds_index(node: Node) -> bool:
+        """`n \\ge 1` after a formula in n."""
+        return (
+            node.kind == "rel"
+            and node.name in (">=", ">", "<=", "<")
+            and node.args[0].kind == "var"
+            and node.args[0].name in ("n", "k", "m")
+            and node.args[1].kind == "num"
+            and not any(other.kind == "rel" and other.name[0] in "<>!" for other in kept)
+        )
 
     def is_domain(node: Node) -> bool:
         return (
@@ -232,12 +298,13 @@ def _without_conditions(items: list[Node]) -> list[Node]:
             and node.args[1].name.startswith("set:")
         )
 
-    kept: list[Node] = []
     for item in items:
         known = {name for other in kept for name in other.variables()}
+        if kept and bounds_index(item) and item.args[0].variables() <= known:
+            continue
         if is_domain(item) and item.args[0].variables() <= known:
             continue
-        if item.kind == "mul" and is_domain(item.args[-1]):
+        if item.kind == "mul" and is_domain(item.args[-1]) and item.args[0].variables():
             rest = item.args[:-1]
             item = rest[0] if len(rest) == 1 else replace(item, args=rest)
         elif item.kind == "rel" and item.args[1].kind == "mul" and is_domain(item.args[1].args[-1]):

@@ -32,7 +32,7 @@ class Number(NamedTuple):
     """False for a fraction that is not in lowest terms, such as 48/2."""
 
 
-_DIGITS = r"[0-9]{1,3}(?:(?:,|\{,\}|\\,)[0-9]{3})+|[0-9]+"
+_DIGITS = r"[0-9]{1,3}(?:(?:,|\{,\}|\\,|,\\!|[ ~])[0-9]{3})+(?![0-9])|[0-9]+"
 _NUMERAL = re.compile(
     rf"(?P<sign>[-+]?)\s*(?P<int>{_DIGITS})?(?P<frac>\.[0-9]*)?"
     r"(?:\s*(?:[eE]|(?:\\times|\\cdot|\*|x)\s*10\s*\^)\s*"
@@ -99,7 +99,7 @@ def _bar(match: re.Match[str]) -> Number | None:
 
 
 def _plain(digits: str) -> str:
-    return digits.replace("{,}", "").replace("\\,", "").replace(",", "")
+    return "".join(re.findall("[0-9]", digits))
 
 
 def rounds_to(value: Fraction, decimals: int, target: Fraction) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from grpo_reward_math.grammar import parse
 from grpo_reward_math.numeric import has_value
+from grpo_reward_math.sets import as_set, describes_set
 from grpo_reward_math.shapes import unlabel
 from grpo_reward_math.tokens import has_comma_groups, tokenize
 from grpo_reward_math.tree import NeedsAlgebra, Node, Unreadable, is_expression
@@ -33,6 +34,12 @@ def gold_readings(text: str) -> tuple[Node, ...]:
         _refuse_words(reading)
         if is_expression(reading) and not reading.variables() and not has_value(reading):
             raise Unreadable("it has no value")
+        if (
+            describes_set(reading)
+            and as_set(reading) is None
+            and reading.kind not in ("rel", "chain", "list")
+        ):
+            raise Unreadable("its set is not understood")
     return tuple(readings)
 
 
@@ -121,4 +128,4 @@ def _chain_value(sides: list[Node]) -> Node:
 def _refuse_words(tree: Node) -> None:
     for part in tree.walk():
         if part.kind == "word":
-            raise Unreadable(f"the word {part.name!r}" if part.name != "dots" else "an ellipsis")
+            raise Unreadable(f"the word {part.name!r}")

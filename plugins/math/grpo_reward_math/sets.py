@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from grpo_reward_math.numeric import equal, real_value
-from grpo_reward_math.tree import Node, TooCostly, is_expression
+from grpo_reward_math.tree import Node, TooCostly, is_expression, number
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,8 +209,10 @@ def _relation(left: Node, sign: str, right: Node) -> RealSet | None:
         return as_set(right) if left.kind == "var" else None
     if sign not in _FLIPPED or not is_expression(left) or not is_expression(right):
         return None
-    if left.kind != "var" or left.name in right.variables():
+    if not left.variables() or (left.kind != "var" and right.kind == "var"):
         left, right, sign = right, left, _FLIPPED[sign]
+    if left.kind == "fn" and left.name == "abs" and not right.variables():
+        return _distance(left.args[0], sign, right)
     if left.kind != "var" or left.name in right.variables():
         return None
     if _is_infinite(right):
@@ -221,6 +223,23 @@ def _relation(left: Node, sign: str, right: Node) -> RealSet | None:
         return Piece(right, None, sign == ">=", False)
     point = Piece(right, right, True, True)
     return point if sign == "=" else Combined("minus", (_LINE, point))
+
+
+def _distance(inside: Node, sign: str, bound: Node) -> RealSet | None:
+    """`|x - 3| < 2`, for a positive bound."""
+    names = inside.variables()
+    if len(names) != 1 or (real_value(bound) or 0) <= 0 or sign not in ("<", "<=", ">", ">="):
+        return None
+    variable = Node("var", name=next(iter(names)))
+    shift = inside.map(lambda part: number(0) if part == variable else None)
+    if not equal(inside, Node("add", (variable, shift))):
+        return None
+    low = Node("add", (Node("neg", (bound,)), Node("neg", (shift,))))
+    high = Node("add", (bound, Node("neg", (shift,))))
+    closed = sign == "<="
+    if sign[0] == "<":
+        return Piece(low, high, closed, closed)
+    return Combined("minus", (_LINE, Piece(low, high, sign == ">", sign == ">")))
 
 
 def _chain(node: Node) -> RealSet | None:

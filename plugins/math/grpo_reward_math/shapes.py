@@ -35,7 +35,7 @@ def unlabel(node: Node) -> Labelled:
         label = _label(left)
         if label is None and node.name != "in" and _label(right) is not None:
             left, right, label = right, left, _label(right)
-        is_member = node.name == "in" and (right.kind == "const" or is_expression(right))
+        is_member = node.name == "in" and right.kind != "const" and is_expression(right)
         if label is not None and not is_member and not _self_referring(label, right):
             return Labelled(right, *label)
     return Labelled(node)
@@ -47,13 +47,36 @@ def _label(node: Node) -> tuple[str, tuple[str, ...]] | None:
         return node.name, ()
     if node.kind == "call" and all(arg.kind == "var" for arg in node.args):
         return node.name, tuple(arg.name for arg in node.args)
-    if node.kind == "fn" and node.name in ("max", "min", "gcd", "lcm", "abs"):
-        return node.name, ()
     if node.kind == "mul" and all(part.kind == "var" for part in node.args):
-        return "".join(part.name for part in node.args), ()
+        name = "".join(part.name for part in node.args)
+        return None if {"x", "y"} & node.variables() else (name, ())
     if node.kind == "call":
-        return str(node), ()
-    return None
+        return _written(node), ()
+    if node.kind in ("union", "inter", "minus") and all(arg.kind == "var" for arg in node.args):
+        return _written(node), ()
+    names = node.variables()
+    if node.kind not in _FORMULAS or not is_expression(node) or {"x", "y"} & names:
+        return None
+    # cos A = 1/2, a + b = 3: what was asked for, not an equation for one unknown
+    asked = len(names) > 1 or (names and node.kind == "fn" and _is_named_thing(node))
+    return (_written(node), ()) if asked else None
+
+
+_FORMULAS = frozenset(("fn", "add", "div", "mul", "pow"))
+
+
+def _is_named_thing(node: Node) -> bool:
+    """Whether a function is of an angle, a point or a vector, which are named, not sought."""
+    return all(name[0].isupper() or len(name) > 1 for name in node.variables())
+
+
+def _written(node: Node) -> str:
+    inner = ",".join(map(_written, node.args))
+    return (
+        f"{node.name or node.value or node.kind}({inner})"
+        if inner
+        else node.name or str(node.value)
+    )
 
 
 def _self_referring(label: tuple[str, tuple[str, ...]], value: Node) -> bool:
@@ -66,7 +89,7 @@ def parts(node: Node) -> list[Labelled]:
     """An answer's values one by one: items of a list, of a labelled tuple, of ±."""
     if node.kind == "list":
         return [part for item in node.args for part in parts(item)]
-    if node.kind == "rel" and node.name == "=" and node.args[0].kind == "tuple":
+    if node.kind == "rel" and node.name in ("=", "==") and node.args[0].kind == "tuple":
         names, values = node.args
         labels = [_label(name) for name in names.args]
         if values.kind == "tuple" and len(values.args) == len(labels) and all(labels):
@@ -142,6 +165,15 @@ def renamings(gold: Node, answer: Node) -> list[dict[str, str]]:
     if not all(is_parameter(answer, name) for name in only_answer):
         return []
     return [dict(zip(only_answer, order, strict=True)) for order in permutations(only_gold)]
+
+
+def parameters(gold: Labelled, answer: Node) -> list[dict[str, str]]:
+    """Ways to rename what is free in a family of functions: f(x) = mx for f(x) = ax."""
+    mine = sorted(gold.value.variables() - set(gold.bound))
+    theirs = sorted(answer.variables() - set(gold.bound))
+    if mine == theirs or len(mine) != len(theirs) or len(mine) > 3:
+        return []
+    return [dict(zip(theirs, order, strict=True)) for order in permutations(mine)]
 
 
 def is_parameter(node: Node, name: str) -> bool:

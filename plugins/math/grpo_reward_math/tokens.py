@@ -64,6 +64,10 @@ _COMMA_GROUPS = re.compile(r"(?<![0-9,.])([0-9]{1,3})((?:,[0-9]{3})+)(?![0-9]|,[
 _UNIT_REST = re.compile(
     r"\s*(?:\^\s*\{?[23]\}?)?\s*(?:/\s*[A-Za-z]{1,4}(?:\^\{?2\}?)?)?\s*\.?\s*\$?"
 )
+_BEFORE_UNITS = frozenset(("sq", "cu", "square", "cubic", "per"))
+_ABBREVIATED = re.compile(
+    r"\b(sq|cu)\.\s?|\bRs\.?\s?(?=[0-9])|\\text\s*\{\s*Rs\.?\s*\}\s*(?=[0-9])"
+)
 _ORDINAL = frozenset({"st", "nd", "rd", "th"})
 
 
@@ -106,6 +110,9 @@ def _repaired(text: str) -> str:
         text = _LOWERED.sub(lambda m: f"_{{{m[0].translate(LEVEL)}}}", text).translate(UNICODE)
     if "\\\\" in text and "\\begin" not in text:
         text = _DOUBLED.sub(r"\\", text)
+    if "." in text or "Rs" in text:
+        text = _ABBREVIATED.sub(lambda m: f"{m[1]} " if m[1] else "\\rupees ", text)
+    text = text.replace(",\\!", ",")
     if "<su" in text:
         text = _TAGS.sub(lambda m: f"{'^' if m[1] == 'sup' else '_'}{{{m[2]}}}", text)
     return text
@@ -205,7 +212,7 @@ def _text_command(text: str, at: int, name: str, tokens: list[Token]) -> int:
         content = text[at + 1 : end - 1]
     style = TEXT_COMMANDS[name]
     stripped = content.strip()
-    if style == "set":
+    if style == "set" or (style == "math" and stripped in ("N", "Z", "Q", "R")):
         if stripped not in ("N", "Z", "Q", "R", "C"):
             raise Unreadable(f"\\{name}{{{stripped[:20]}}} is not known")
         tokens.append(Token("numbers", stripped))
@@ -234,7 +241,11 @@ def _letters(run: str, tokens: list[Token], *, words: bool, spaced: bool, rest: 
     if words:
         tokens.append(Token("word", run))
         return
-    if run in FUNCTIONS:
+    if previous == "num" and len(run) > 1 and is_unit(run) and _UNIT_REST.fullmatch(rest):
+        tokens.append(Token("word", run))
+    elif previous == "word" and len(run) > 1 and lower not in PLAIN_WORDS and run not in FUNCTIONS:
+        tokens.append(Token("word", run))  # "12 years old"
+    elif run in FUNCTIONS:
         tokens.append(Token("fn", FUNCTIONS[run]))
     elif lower in PLAIN_WORDS:
         if PLAIN_WORDS[lower]:
@@ -248,7 +259,7 @@ def _letters(run: str, tokens: list[Token], *, words: bool, spaced: bool, rest: 
             tokens.append(
                 Token("const", {"e": "e", "i": "I"}[run]) if run in "ei" else Token("var", run)
             )
-    elif (previous in ("num", "word", "}") and is_unit(run)) or is_word(run):
+    elif (_can_have_unit(tokens) and is_unit(run)) or is_word(run):
         tokens.append(Token("word", run))
     else:
         for letter in run:
@@ -258,9 +269,14 @@ def _letters(run: str, tokens: list[Token], *, words: bool, spaced: bool, rest: 
 def _stands_for_unit(tokens: list[Token], spaced: bool, rest: str) -> bool:
     """Whether a single letter is a unit: `5 m` and nothing else, or the s of `5 km/s`."""
     kinds = [token.kind for token in tokens[-2:]]
-    if kinds == ["word", "/"]:
+    if kinds == ["word", "/"] or (tokens and tokens[-1].text in _BEFORE_UNITS):
         return True
     return kinds == ["num"] and spaced and _UNIT_REST.fullmatch(rest) is not None
+
+
+def _can_have_unit(tokens: list[Token]) -> bool:
+    kinds = [token.kind for token in tokens[-2:]]
+    return kinds[-1:] in (["num"], ["word"], ["}"], ["const"]) or kinds == ["word", "/"]
 
 
 def is_word(run: str) -> bool:

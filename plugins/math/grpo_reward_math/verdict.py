@@ -51,6 +51,8 @@ class Gold(NamedTuple):
     text: str
     number: Number | None = None
     choice: str | None = None
+    inner: Gold | None = None
+    """The text of a choice, which is an answer too."""
     with_text: bool = False
     """Whether the text of the choice may follow its letter."""
     words: words.Text | None = None
@@ -74,8 +76,11 @@ def read_gold(text: str, kind: Kind = "auto") -> Gold:
     if number is not None:
         return Gold(text, number)
     if kind == "auto":
-        if letter := words.read_bracketed(text):
-            return Gold(text, choice=letter)
+        if choice := words.read_bracketed(text):
+            letter, said = choice
+            inner = read_gold(said, "auto") if said else None
+            readable = inner if inner and not inner.unreadable else None
+            return Gold(text, choice=letter, with_text=bool(said), inner=readable)
         if read := words.read_text(text):
             return Gold(text, words=read)
     try:
@@ -95,6 +100,8 @@ def decide(gold: Gold, answer: str, rules: Rules) -> Verdict:
     if gold.choice is not None:
         read = words.read_choice if gold.with_text else words.read_letter
         letter = read(answer)
+        if letter != gold.choice and gold.inner is not None:
+            return decide(gold.inner, answer, rules)
         if letter is None:
             return Verdict(False, "one choice letter is wanted")
         return Verdict(

@@ -119,6 +119,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "%": ("percent",),
     "$": ("money", "dollar"),
     "pounds": ("money", "pound"),
+    "rupees": ("money", "rupee"),
     "euro": ("money", "euro"),
     "prime": ("prime",),
     "\\": ("row",),
@@ -177,7 +178,10 @@ TEXT_COMMANDS = {
     ),
     **dict.fromkeys(_words("mathrm operatorname mathit mathsf mathtt rm"), "roman"),
     **dict.fromkeys(
-        _words("mathbf boldsymbol bm mathcal mathfrak mathscr overline vec bar hat tilde"), "math"
+        _words(
+            "mathbf boldsymbol bm mathcal mathfrak mathscr overline vec bar hat tilde overrightarrow widehat underline"
+        ),
+        "math",
     ),
     "mathbb": "set",
     "Bbb": "set",
@@ -208,7 +212,7 @@ PLAIN_WORDS: dict[str, tuple[str, ...]] = {
     "mod": ("mod",),
 }
 
-SHORT_WORDS = frozenset(_words("no is of to at an in if by so it as we he me us do go"))
+SHORT_WORDS = frozenset(_words("sq cu no is of to at an in if by so it as we he me us do go"))
 
 SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ"
 SUBSCRIPTS = "₀₁₂₃₄₅₆₇₈₉"
@@ -248,6 +252,12 @@ UNICODE: dict[int, str] = {
     **{
         ord(sign): plain
         for sign, plain in {
+            **{chr(0x2460 + at): f",{at + 1}," for at in range(20)},  # circled: a list of items
+            "或": " or ",
+            "且": " and ",
+            "和": " and ",
+            "、": ",",
+            "。": ".",
             "−": "-",
             "–": "-",
             "—": "-",

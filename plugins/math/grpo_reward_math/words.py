@@ -36,6 +36,10 @@ _DATE = re.compile(
     re.IGNORECASE,
 )
 _TIME = re.compile(r"([0-9]{1,2})(?::([0-9]{2}))?\s*([ap])\.?\s?m\.?", re.IGNORECASE)
+_LETTERED = re.compile(
+    r"(?:\\(?:text|textbf|mathrm|mathbf)\s*\{\s*\(?\s*([A-E])\s*\)\s*\}|\(([A-E])\)\s|([A-E])\)\s)(.+)",
+    re.DOTALL,
+)
 _ARTICLES = frozenset(("a", "an", "the"))
 _NO_SUBJECT = frozenset(
     _words(
@@ -57,6 +61,11 @@ _NOTHING = frozenset(
         "does not exist",
         "no answer exists",
     )
+)
+
+_NO_THING = re.compile(
+    r"(?:there (?:is|are|exists?) )?no(?: (?:such|real|integer|positive|rational|other))*"
+    r" (?:solutions?|roots?|numbers?|values?|functions?|integers?|pairs?|triples?)(?: exists?)?"
 )
 
 MAX_WORDS = 12
@@ -89,9 +98,13 @@ def read_text(text: str, *, force: bool = False) -> Text | None:
         return Text(" ".join(words), frozenset())
     if not _PLAIN.fullmatch(plain.strip()):
         return None
+    if _NO_THING.fullmatch(" ".join(words)):
+        return Text(" ".join(words), frozenset())
     if not _NO_GOLD.isdisjoint(words) and " ".join(words) not in _NOTHING:
         return None
     wrapped = plain != text.strip("$ ") and "\\" in text
+    if len(words) == 1 and len(words[0]) == 1:
+        return None
     if len(words) == 1 and not wrapped and not is_word(words[0]) and not _is_short_word(words[0]):
         return None
     limit = MAX_WORDS if wrapped else 3 if plain.istitle() or " ".join(words) in _NOTHING else 2
@@ -104,6 +117,8 @@ def same_text(gold: Text, answer: str) -> str:
     """Why an answer says what a textual gold says; empty when it does not."""
     plain = _unwrapped(answer)
     said = _time(plain) or " ".join(normal_words(plain))
+    if says_nothing(answer) and (gold.words in _NOTHING or _NO_THING.fullmatch(gold.words)):
+        return "there is nothing, both say"
     if not said:
         empty = answer.replace("$", "").strip() in ("\\emptyset", "\\varnothing", "∅", "\\{\\}")
         return "there is nothing, both say" if empty and gold.words in _NOTHING else ""
@@ -111,14 +126,13 @@ def same_text(gold: Text, answer: str) -> str:
         return "the same words"
     if said in gold.cores:
         return "what the gold sentence says"
-    if said in _NOTHING and gold.words in _NOTHING:
-        return "there is nothing, both say"
     return ""
 
 
 def says_nothing(answer: str) -> bool:
     """Whether an answer says that there is no solution."""
-    return " ".join(normal_words(_unwrapped(answer))) in _NOTHING
+    said = " ".join(normal_words(_unwrapped(answer)))
+    return said in _NOTHING or _NO_THING.fullmatch(said) is not None
 
 
 def _time(text: str) -> str:
@@ -136,10 +150,13 @@ def normal_words(text: str) -> list[str]:
     ]
 
 
-def read_bracketed(text: str) -> str | None:
-    """The letter of a gold such as `(C)`; None for anything else."""
-    match = _BRACKETED.fullmatch(text.strip().strip("$").strip().rstrip("."))
-    return match[1] if match else None
+def read_bracketed(text: str) -> tuple[str, str] | None:
+    """Letter and text of a gold such as `(C)` or `(C) 12`; None for anything else."""
+    text = text.strip().strip("$").strip().rstrip(".")
+    if match := _BRACKETED.fullmatch(text):
+        return match[1], ""
+    match = _LETTERED.fullmatch(text)
+    return (match[1] or match[2] or match[3], match[4].strip()) if match else None
 
 
 def read_choice(text: str) -> str | None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from grpo_reward_math import Math
 
 from grpo_core import Sample, Score
+from grpo_reward_math import Math
 
 Judge = Callable[..., Score]
 

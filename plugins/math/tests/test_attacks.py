@@ -8,12 +8,12 @@ from collections import Counter
 from fractions import Fraction
 
 import pytest
-from grpo_reward_math import Math
-from grpo_reward_math.attacks import Case, bombs, floods, hack_matrix
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grpo_core import Sample
+from grpo_reward_math import Math
+from grpo_reward_math.attacks import Case, bombs, floods, hack_matrix
 
 CASES = list(hack_matrix())
 KINDS = sorted({case.kind for case in CASES})
@@ -62,13 +62,15 @@ def test_bombs_are_answered_in_a_worker_thread() -> None:
     assert set(values) == {0.0}
 
 
-async def test_bombs_are_answered_in_an_event_loop() -> None:
+def test_bombs_are_answered_in_an_event_loop() -> None:
     async def one(gold: str, bomb: str) -> float | None:
         await asyncio.sleep(0)
         return value(gold, rf"\boxed{{{bomb}}}")
 
-    values = await asyncio.gather(*(one("7", bomb) for bomb in bombs()))
-    assert set(values) == {0.0}
+    async def together() -> list[float | None]:
+        return await asyncio.gather(*(one("7", bomb) for bomb in bombs()))
+
+    assert set(asyncio.run(together())) == {0.0}
 
 
 def test_threads_do_not_disturb_each_other() -> None:

@@ -1,10 +1,10 @@
 """Where the answer stands."""
 
 import pytest
-from grpo_reward_math import Math
-from grpo_reward_math.extract import find_answer
 
 from grpo_core import Sample
+from grpo_reward_math import Math
+from grpo_reward_math.extract import find_answer
 
 
 @pytest.mark.parametrize(

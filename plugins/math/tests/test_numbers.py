@@ -4,11 +4,11 @@ from collections.abc import Callable
 from fractions import Fraction
 
 import pytest
-from grpo_reward_math.numbers import read_number
 from hypothesis import given
 from hypothesis import strategies as st
 
 from grpo_core import Score
+from grpo_reward_math.numbers import read_number
 
 Judge = Callable[..., Score]
 

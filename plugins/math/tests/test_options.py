@@ -3,10 +3,10 @@
 from collections.abc import Callable
 
 import pytest
-from grpo_reward_math import Math
 from pydantic import ValidationError
 
 from grpo_core import Score
+from grpo_reward_math import Math
 
 Judge = Callable[..., Score]
 

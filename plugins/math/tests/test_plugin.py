@@ -3,10 +3,9 @@
 import subprocess
 import sys
 
-from grpo_reward_math import Math
-
 import grpo_core
 from grpo_core import Outcome, Sample
+from grpo_reward_math import Math
 
 
 def test_it_is_installed_and_found() -> None:
