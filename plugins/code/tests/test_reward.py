@@ -1,5 +1,6 @@
 """The reward on the shapes of the field's datasets, and what it says when things go wrong."""
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,10 @@ import pytest
 
 from grpo_core import Outcome, Sample, load_plugins
 
-HUMANEVAL = [
-    json.loads(line)
-    for line in (Path(__file__).parent / "humaneval_sample.jsonl").read_text().splitlines()
-]
+with gzip.open(Path(__file__).parent / "HumanEval.jsonl.gz", "rt") as file:
+    EVERY = [json.loads(line) for line in file]
+# chosen for what is odd about their tests: helpers in the prompt, random inputs, imports
+ODD = [EVERY[n] for n in (0, 2, 32, 38, 50, 53, 129, 162)]
 MBPP = {
     "test_list": ["assert similar((3, 4), (4, 5)) == (4,)", "assert similar((1,), (2,)) == ()"],
     "test_imports": [],
@@ -29,8 +30,8 @@ def test_the_plugin_is_found() -> None:
     assert record.status == "ok" and record.rewards == ["code"]
 
 
-@pytest.mark.parametrize("row", HUMANEVAL, ids=lambda row: row["task_id"])
-def test_humaneval(judge: Any, row: dict[str, Any]) -> None:
+@pytest.mark.parametrize("row", ODD, ids=lambda row: row["task_id"])
+def test_humaneval_in_every_form_of_answer(judge: Any, row: dict[str, Any]) -> None:
     columns = {"test": row["test"], "entry_point": row["entry_point"]}
     body, prompt = row["canonical_solution"], row["prompt"]
     for right in (body, f"Sure!\n```python\n{prompt}{body}```\nDone.", f"```\n{body}```"):
@@ -39,8 +40,49 @@ def test_humaneval(judge: Any, row: dict[str, Any]) -> None:
         assert judge(wrong, columns, prompt).value == 0.0
 
 
+def mutants(row: dict[str, Any]) -> list[str]:
+    """Wrong solutions: one that returns nothing, one that always returns the same, and
+    one whose every result is a little off."""
+    name, whole = row["entry_point"], row["prompt"] + row["canonical_solution"]
+    off = f"""
+{name}_right = {name}
+def {name}(*args):
+    x = {name}_right(*args)
+    if isinstance(x, bool): return not x
+    if isinstance(x, (int, float)): return x + 1
+    if isinstance(x, str): return x + "x"
+    if isinstance(x, list): return x + [0]
+    if isinstance(x, tuple): return x + (0,)
+    if isinstance(x, dict): return {{**x, "x": 0}}
+    return 0
+"""
+    return [row["prompt"] + "    return None\n", f"def {name}(*args): return 10**9", whole + off]
+
+
+@pytest.mark.parametrize("tier", [1, 2])
+def test_every_solution_of_humaneval_passes_and_every_mutant_fails(
+    tier: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from grpo_reward_code import reward
+    from grpo_sandbox import Sandbox, SandboxUnavailable
+
+    try:
+        sandbox = Sandbox(tier=tier)
+    except SandboxUnavailable as error:
+        pytest.skip(str(error))
+    monkeypatch.setattr(reward, "_sandbox", lambda *_: sandbox)
+    code = load_plugins(only=["code"]).rewards["code"]()
+    with sandbox:
+        for n, row in enumerate(EVERY):
+            columns = {"test": row["test"], "entry_point": row["entry_point"]}
+            mutant = mutants(row)[n % 3]
+            for answer, value in ((row["canonical_solution"], 1.0), (f"```\n{mutant}\n```", 0.0)):
+                score = code.score(Sample(row["prompt"], answer, columns))
+                assert score.value == value, (row["task_id"], answer, score)  # type: ignore[union-attr]
+
+
 def test_humaneval_as_chat_with_the_prompt_as_a_column(judge: Any) -> None:
-    row = HUMANEVAL[0]
+    row = EVERY[0]
     columns = {key: row[key] for key in ("prompt", "test", "entry_point")}
     prompt = [{"role": "user", "content": "Complete:\n" + row["prompt"]}]
     answer = f"<think>maybe ```python\n1/0``` </think>```python\n{row['prompt']}{row['canonical_solution']}```"

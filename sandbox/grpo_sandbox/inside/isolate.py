@@ -17,6 +17,8 @@ from grpo_sandbox.linux.kernel import CLONE_NEWNS, MS_NODEV, MS_NOEXEC, MS_NOSUI
 from grpo_sandbox.linux.namespaces import SCRATCH
 
 _MB = 1 << 20
+_STACK_MB = 64
+"""For the main thread, whose stack RLIMIT_DATA does not count."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ def set_limits(walls: Walls) -> None:
     limits = {
         resource.RLIMIT_DATA: data,
         resource.RLIMIT_AS: space,
+        resource.RLIMIT_STACK: _STACK_MB * _MB,
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_FSIZE: walls.scratch_mb * _MB,
         resource.RLIMIT_NOFILE: walls.files,
