@@ -125,10 +125,12 @@ def wilson_interval(share: float, n: int, z: float = 1.96) -> tuple[float, float
 def sample_rows(
     samples: Sequence[Sample],
     table: Table,
+    seconds: Mapping[str, Sequence[float]],
     prompts: Sequence[str],
     extra: Mapping[str, Sequence[Any]],
 ) -> list[dict[str, Any]]:
-    """Judged samples as flat rows: text, columns, total, and each reward's score."""
+    """Judged samples as flat rows: text, columns, total, and each reward's
+    score with what it took."""
     rows = []
     for n, sample in enumerate(samples):
         row: dict[str, Any] = {
@@ -145,6 +147,7 @@ def sample_rows(
             row[f"{name}/value"] = scores[n].value
             row[f"{name}/outcome"] = scores[n].outcome.value
             row[f"{name}/reason"] = scores[n].reason
+            row[f"{name}/seconds"] = seconds[name][n]
         rows.append(row)
     return rows
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -34,6 +34,8 @@ from grpo_core.rewards import Outcome, Sample, Text
 from grpo_core.rollout import Completion, Sampling, draw
 from grpo_core.rubric import Rubric, Table
 from grpo_core.scoring import Scorer
+
+T = TypeVar("T")
 
 
 class TrainingStopped(Exception):
@@ -54,13 +56,14 @@ class Watcher(Protocol):
 
 @dataclass
 class Rollout:
-    """One step's samples with what the update needs; all lists have one entry a sample."""
+    """Drawn and judged completions; all lists have one entry a sample."""
 
     samples: list[Sample]
     prompt_ids: list[list[int]]
     completions: list[Completion]
     table: Table
-    advantages: torch.Tensor
+    seconds: dict[str, list[float]]
+    """By reward, what each verdict took."""
 
 
 class Trainer:
@@ -167,26 +170,26 @@ class Trainer:
         """One training step; returns its line of metrics."""
         started = time.perf_counter()
         line: dict[str, Any] = {"step": step, "epoch": step * self._prompts / len(self.rows)}
-        rollout = self.rollout(step, line)
+        rollout, advantages = self.rollout(step, line)
         line["learning_rate"] = learning_rate(self.config.train, step)
         for group in self.optimizer.param_groups:
             group["lr"] = line["learning_rate"]
         with self._timed("time/update", line):
-            line |= self.update(rollout, step)
+            line |= self.update(rollout, advantages, step)
         line["num_tokens"] = self.tokens
         line["step_time"] = time.perf_counter() - started
-        extra = {
-            "tokens": [len(c.ids) for c in rollout.completions],
-            "advantage": rollout.advantages.tolist(),
-        }
-        self._write_samples(f"step-{step:06d}", step, rollout.samples, rollout.table, extra)
+        for name, spent in line.items():
+            if name.startswith("time/"):
+                self.seconds[name.removeprefix("time/")] += spent
+        extra = {"advantage": advantages.tolist()}
+        self._write_samples(f"step-{step:06d}", step, rollout, extra)
         return line
 
     @property
     def _prompts(self) -> int:
         return self.config.train.prompts_per_step
 
-    def rollout(self, step: int, line: dict[str, Any]) -> Rollout:
+    def rollout(self, step: int, line: dict[str, Any]) -> tuple[Rollout, torch.Tensor]:
         """Draw a group for each of the step's prompts, judge it, compute advantages."""
         grpo, sampling = self.config.grpo, self.config.rollout
         picked = data.batches(self.rows, self._prompts, self.config.train.seed, step)
@@ -198,15 +201,9 @@ class Trainer:
             batch_size=sampling.batch_size,
         )
         self.watcher.phase("drawing completions", step)
-        with self._timed("time/rollout", line):
-            samples, prompt_ids, completions = self._draw(
-                picked, self.prompt, grpo.group_size, how, step
-            )
-        self.watcher.phase("scoring", step)
-        with self._timed("time/score", line):
-            table = self.scorer.score(samples, step=step)
-        line["time/score_hidden"] = 0.0
-        self._notify("on_samples", step=step, samples=samples, table=table)
+        rollout = self._draw(picked, self.prompt, grpo.group_size, how, step, line)
+        table, completions = rollout.table, rollout.completions
+        self._notify("on_samples", step=step, samples=rollout.samples, table=table)
         self._check_failures(table, step)
         advantages = group_advantages(
             torch.tensor(table.values, dtype=torch.float64),
@@ -221,13 +218,13 @@ class Trainer:
         lengths = [len(completion.ids) for completion in completions]
         line |= metrics.length_metrics(lengths, truncated)
         line["entropy"] = metrics.mean(e for c in completions for e in c.entropies)
-        self.tokens += sum(lengths) + sum(map(len, prompt_ids))
+        self.tokens += sum(lengths) + sum(map(len, rollout.prompt_ids))
         for name, value in line.items():
             if name.startswith("outcomes/") and name.count("/") == 2:
                 self.outcomes[name.removeprefix("outcomes/")] += value
-        return Rollout(samples, prompt_ids, completions, table, advantages)
+        return rollout, advantages
 
-    def update(self, rollout: Rollout, step: int) -> Metrics:
+    def update(self, rollout: Rollout, advantages: torch.Tensor, step: int) -> Metrics:
         """`iterations` optimizer steps on one rollout.
 
         The first pass's log-probabilities are the old ones of the later passes.
@@ -238,7 +235,7 @@ class Trainer:
         learnt_from = [
             n
             for n, completion in enumerate(rollout.completions)
-            if (rollout.advantages[n] != 0 or grpo.beta > 0)
+            if (advantages[n] != 0 or grpo.beta > 0)
             and not (grpo.mask_truncated and completion.truncated)
         ]
         counted = torch.zeros(())
@@ -266,7 +263,7 @@ class Trainer:
                 loss = policy_loss(
                     logp,
                     old[which],
-                    rollout.advantages[rows].to(logp),
+                    advantages[rows].to(logp),
                     batch.mask,
                     objective=self.objective,
                     epsilon=grpo.epsilon,
@@ -311,10 +308,10 @@ class Trainer:
             how = Sampling(
                 sampling.max_tokens, greedy=mode == "greedy", batch_size=sampling.batch_size
             )
-            samples, _, completions = self._draw(
-                list(enumerate(self.eval_rows)), self.eval_prompt, 1, how, step, salt=1
+            rollout = self._draw(
+                list(enumerate(self.eval_rows)), self.eval_prompt, 1, how, step, {}, salt=1
             )
-            table = self.scorer.score(samples, step=step)
+            table = rollout.table
             values = [score.value for score in table.scores[name]]
             n = len(values)
             share = sum(value == best for value in values) / n
@@ -328,13 +325,9 @@ class Trainer:
                     found[f"rewards/{reward}/mean"] = metrics.mean(
                         score.value for score in scores if score.value is not None
                     )
-                lengths = [len(completion.ids) for completion in completions]
+                lengths = [len(completion.ids) for completion in rollout.completions]
                 found["completions/mean_length"] = metrics.mean(lengths)
-            extra: dict[str, list[Any]] = {
-                "mode": [mode] * n,
-                "tokens": [len(c.ids) for c in completions],
-            }
-            self._write_samples(f"eval-{step:06d}-{mode}", step, samples, table, extra)
+            self._write_samples(f"eval-{step:06d}-{mode}", step, rollout, {"mode": [mode] * n})
         self.seconds["evaluate"] += time.perf_counter() - started
         return found
 
@@ -359,39 +352,74 @@ class Trainer:
         group_size: int,
         how: Sampling,
         step: int,
+        line: dict[str, Any],
         salt: int = 0,
-    ) -> tuple[list[Sample], list[list[int]], list[Completion]]:
-        """Completions of each row's prompt, as samples; random numbers depend on
-        seed, step and `salt` alone."""
+    ) -> Rollout:
+        """Completions of each row's prompt, judged as they are finished.
+
+        Random numbers depend on seed, step and `salt` alone. `line` gets the times:
+        `time/score` is what judging took, `time/score_hidden` the part of it during
+        which completions were still being drawn.
+        """
         seed = random.Random(f"{self.config.train.seed}/{step}/{salt}").getrandbits(63)
         generator = torch.Generator(self.device).manual_seed(seed)
-        filled = [template.fill(row) for _, row in picked]
-        encoded = [self.policy.encode(prompt) for prompt in filled]
-        completions = self.draw(self.policy, encoded, group_size, how, generator)
-        samples, prompt_ids = [], []
-        for n, completion in enumerate(completions):
+        prompts = [template.fill(row) for _, row in picked]
+        encoded = [self.policy.encode(prompt) for prompt in prompts]
+        opened = f"<{self.rubric.tags.think}>"
+        prefilled = [self.policy.render(p).rstrip().endswith(opened) for p in prompts]
+        samples: dict[int, Sample] = {}  # in the order in which they are finished
+        batch = self.scorer.batch(step)
+
+        def judge(n: int, completion: Completion) -> None:
             group, index = divmod(n, group_size)
-            row_index, row = picked[group]
-            prompt = filled[group]
             text = self.policy.decode(completion.ids)
-            chat: Text = text if isinstance(prompt, str) else [_assistant(text)]
-            rendered = self.policy.render(prompt).rstrip()
-            samples.append(
-                Sample(
-                    prompt,
-                    chat,
-                    row,
-                    group=group,
-                    index=index,
-                    truncated=completion.truncated,
-                    id=f"{row_index}-{index}",
-                    completion_ids=completion.ids,
-                    tags=self.rubric.tags,
-                    prefilled=rendered.endswith(f"<{self.rubric.tags.think}>"),
-                )
+            chat: Text = text if isinstance(prompts[group], str) else [_assistant(text)]
+            samples[n] = Sample(
+                prompts[group],
+                chat,
+                picked[group][1],
+                group=group,
+                index=index,
+                truncated=completion.truncated,
+                id=f"{picked[group][0]}-{index}",
+                completion_ids=completion.ids,
+                tags=self.rubric.tags,
+                prefilled=prefilled[group],
             )
-            prompt_ids.append(encoded[group])
-        return samples, prompt_ids, completions
+            batch.add(samples[n])
+
+        try:
+            with self._timed("time/rollout", line):
+                completions = self.draw(self.policy, encoded, group_size, how, generator, judge)
+            self.watcher.phase("scoring", step)
+            waited = time.perf_counter()
+            finished = batch.result()
+        except BaseException:
+            batch.cancel()
+            raise
+        waited = time.perf_counter() - waited
+        timings = batch.timings()
+        judged = sum(timings.total_s.values()) / self.scorer.workers
+        line["time/score"] = max(waited, judged)
+        line["time/score_hidden"] = line["time/score"] - waited
+        if waited > 1:  # somebody may want to know whom for
+            slowest = "; ".join(map(str, timings.slowest[:3]))
+            self.watcher.say(f"step {step}: waited {waited:.1f} s for scores. Slowest: {slowest}")
+
+        place = {n: row for row, n in enumerate(samples)}
+
+        def in_order(column: Sequence[T]) -> list[T]:
+            return [column[place[n]] for n in range(len(completions))]
+
+        ordered = [samples[n] for n in range(len(completions))]
+        scores = {name: in_order(column) for name, column in finished.scores.items()}
+        return Rollout(
+            ordered,
+            [encoded[n // group_size] for n in range(len(completions))],
+            completions,
+            self.rubric.table(ordered, scores, step),
+            {name: in_order(column) for name, column in timings.seconds.items()},
+        )
 
     def _pad(self, rollout: Rollout, rows: Sequence[int]) -> Batch:
         return pad(
@@ -434,18 +462,22 @@ class Trainer:
             )
 
     def _write_samples(
-        self, name: str, step: int, samples: list[Sample], table: Table, extra: dict[str, list[Any]]
+        self, name: str, step: int, rollout: Rollout, extra: dict[str, list[Any]]
     ) -> None:
-        prompts = [self.policy.render(sample.prompt) for sample in samples]
-        extra = {"step": [step] * len(samples), **extra}
-        self.run.add_samples(name, metrics.sample_rows(samples, table, prompts, extra))
+        prompts = [self.policy.render(sample.prompt) for sample in rollout.samples]
+        extra = {
+            "step": [step] * len(prompts),
+            "tokens": [len(completion.ids) for completion in rollout.completions],
+            **extra,
+        }
+        rows = metrics.sample_rows(rollout.samples, rollout.table, rollout.seconds, prompts, extra)
+        self.run.add_samples(name, rows)
 
     @contextmanager
     def _timed(self, name: str, line: dict[str, Any]) -> Iterator[None]:
         started = time.perf_counter()
         yield
         line[name] = time.perf_counter() - started
-        self.seconds[name.removeprefix("time/")] += line[name]
 
     @contextmanager
     def _ctrl_c(self) -> Iterator[None]:

@@ -6,7 +6,8 @@ leave the batch. Left out: servers and paged attention (other backends).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +46,9 @@ class Completion:
     truncated: bool
 
 
+OnFinished = Callable[[int, Completion], None]
+
+
 @torch.no_grad()
 def draw(
     policy: Policy,
@@ -52,10 +56,13 @@ def draw(
     group_size: int,
     sampling: Sampling,
     generator: torch.Generator,
+    on_finished: OnFinished = lambda n, completion: None,
 ) -> list[Completion]:
     """`group_size` completions for each prompt of token ids, groups standing together.
 
-    The same generator state, model and machine give the same completions.
+    `on_finished(n, completion)` is called once for each as soon as it is whole, so
+    that it can be judged while others are drawn. The same generator state, model
+    and machine give the same completions.
     """
     training = policy.model.training
     policy.model.eval()
@@ -63,12 +70,22 @@ def draw(
         drawn: list[Completion] = []
         size = max(1, sampling.batch_size // group_size)
         for first in range(0, len(prompts), size):
+            before = len(drawn)
             drawn += _draw_batch(
-                policy, prompts[first : first + size], group_size, sampling, generator
+                policy,
+                prompts[first : first + size],
+                group_size,
+                sampling,
+                generator,
+                functools.partial(_shifted, on_finished, before),
             )
     finally:
         policy.model.train(training)
     return drawn
+
+
+def _shifted(on_finished: OnFinished, before: int, n: int, completion: Completion) -> None:
+    on_finished(before + n, completion)
 
 
 def _draw_batch(
@@ -77,6 +94,7 @@ def _draw_batch(
     group_size: int,
     sampling: Sampling,
     generator: torch.Generator,
+    on_finished: OnFinished,
 ) -> list[Completion]:
     model, device = policy.model, policy.model.device
     longest = max(map(len, prompts))
@@ -115,6 +133,7 @@ def _draw_batch(
         ended = torch.isin(tokens, eos) & open_
         for row in rows[ended].tolist():
             drawn[row].truncated = False
+            on_finished(row, drawn[row])
         open_ &= ~ended
         left = int(open_.sum())
         if left == 0 or t + 1 == sampling.max_tokens:
@@ -127,6 +146,8 @@ def _draw_batch(
             open_ = open_[keep]
         logits = _forward(model, tokens.unsqueeze(-1), mask, place, cache)
         place = place + 1
+    for row in rows[open_].tolist():
+        on_finished(row, drawn[row])
     return drawn
 
 

@@ -52,6 +52,7 @@ class Scorer:
         workers = _cores() if workers is None else workers
         if workers < 1:
             raise ValueError(f"workers must be at least 1, not {workers}")
+        self.workers = workers
         self.rubric = rubric
         lanes: list[Lane] = []
         stations: list[Station] = []
