@@ -73,6 +73,14 @@ class Computes(Reward):
         return 1.0
 
 
+class Numeric(Reward):
+    def score(self, sample: Sample) -> float:
+        import numpy
+
+        matrix = numpy.ones((256, 256), numpy.float32)
+        return float((matrix @ matrix)[0, 0])
+
+
 def act(text: str) -> float:
     if text.startswith("spin"):
         while True:
@@ -255,6 +263,43 @@ def overlap(wait_workers: int, compute_workers: int) -> None:
             )
 
 
+# --- threads -----------------------------------------------------------------------------
+
+
+def threads(workers: int) -> None:
+    """The model's arithmetic beside workers whose rewards use numeric libraries too."""
+    import torch
+
+    from grpo_core.scoring import process
+
+    print(f"threads: torch with {torch.get_num_threads()} threads beside {workers} workers")
+    counts: tuple[str, ...] = process._THREAD_COUNTS
+    matrix = torch.rand(512, 512)
+
+    def steps(seconds: float) -> float:
+        done, end = 0, time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            matrix @ matrix
+            done += 1
+        return done / seconds
+
+    steps(0.5)
+    print(f"  {'alone':28} {steps(4):8.0f} products a second")
+    for name, limited in (("one thread a worker (ours)", counts), ("as many as cores", ())):
+        process._THREAD_COUNTS = limited
+        with Scorer(rubric("Numeric", 60), workers=workers) as scorer:
+            warm(scorer)
+            batch = scorer.batch()
+            chosen = samples(100_000, "numeric {}".format)
+            batch.add(chosen)
+            before = batch.pending
+            speed = steps(4)
+            judged = (before - batch.pending) / 4
+            batch.cancel()
+        print(f"  {name:28} {speed:8.0f} products a second, {judged:6.0f} samples a second")
+    process._THREAD_COUNTS = counts
+
+
 # --- 5: grpo score -----------------------------------------------------------------------
 
 
@@ -365,7 +410,7 @@ def resident(pid: int, tree: bool = True) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    names = ["hang", "deaths", "overhead", "overlap", "rows", "soak"]
+    names = ["hang", "deaths", "overhead", "overlap", "threads", "rows", "soak"]
     parser.add_argument("which", nargs="*", metavar="WHICH", help=", ".join(names))
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--deadline", type=float, default=1.0)
@@ -385,6 +430,8 @@ def main() -> None:
             overhead(arguments.workers)
         elif name == "overlap":
             overlap(8, arguments.workers)
+        elif name == "threads":
+            threads(arguments.workers)
         elif name == "rows":
             rows(arguments.rows, arguments.workers, arguments.reward)
         elif name == "soak":

@@ -20,6 +20,7 @@ Left out: inline rewards (`inline`), tables (`batch`), the process itself (`proc
 from __future__ import annotations
 
 import contextlib
+import os
 import pickle
 import threading
 import time
@@ -63,6 +64,7 @@ class Pool:
         self._inbox: deque[tuple[Lane, Sequence[Item]]] = deque()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._process: int | None = None
         self._closing = False
         self._eager = False
         self._suspects = 0
@@ -92,7 +94,13 @@ class Pool:
             raise RuntimeError(
                 f"this scorer is closed{f': {self._crash!r}' if self._crash else ''}"
             )
+        if self._process not in (None, os.getpid()):
+            raise RuntimeError(
+                "this scorer was started in the process that this one was forked from; "
+                "make another here"
+            )
         if self._thread is None:
+            self._process = os.getpid()
             self._switchboard = Switchboard()
             self._thread = threading.Thread(target=self._run, name="grpo-scoring", daemon=True)
             self._thread.start()

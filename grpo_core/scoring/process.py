@@ -25,7 +25,7 @@ _BOOT = (
     "import sys, json; sys.path[:] = json.loads(sys.argv[1]); "
     "from grpo_core.scoring.worker import main; main(*map(int, sys.argv[2:]))"
 )
-_THREAD_COUNTS = (
+_THREAD_COUNTS: tuple[str, ...] = (
     "OMP_NUM_THREADS",
     "MKL_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",

@@ -176,3 +176,15 @@ def alive(pid):
     except OSError:
         return False
     return state != "Z"
+
+
+def test_a_forked_child_is_told_to_make_its_own(tmp_path):
+    script = FROM_FILE + (
+        "\nimport os\nscorer = grpo_core.Scorer(rubric)\nscorer.start()\n"
+        "if os.fork() == 0:\n"
+        "    try:\n        scorer.score([Sample('p', 'a')])\n"
+        "    except RuntimeError as error:\n        print(error, flush=True)\n"
+        "    os._exit(0)\n"
+        "os.wait()\n"
+    )
+    assert "forked from; make another here" in python("-W", "ignore", "-c", script)
