@@ -66,7 +66,8 @@ def from_validation(error: ValidationError, model: type[BaseModel]) -> ConfigErr
     for prefix, expected in _EXPECTED.items():
         if kind.startswith(prefix) and not kind.endswith(("too_long", "too_short")):
             return ConfigError(f"expected {expected}, got {given!r}", key)
-    return ConfigError(f"{first['msg']}, got {given!r}", key)
+    message = first["msg"].removeprefix("Value error, ")
+    return ConfigError(f"{message}, got {given!r}", key)
 
 
 def _near(given: object, choices: list[str]) -> str:

@@ -368,6 +368,7 @@ class Trainer:
         opened = f"<{self.rubric.tags.think}>"
         prefilled = [self.policy.render(p).rstrip().endswith(opened) for p in prompts]
         samples: dict[int, Sample] = {}  # in the order in which they are finished
+        missing = Counter({group: group_size for group in range(len(picked))})
         batch = self.scorer.batch(step)
 
         def judge(n: int, completion: Completion) -> None:
@@ -387,6 +388,9 @@ class Trainer:
                 prefilled=prefilled[group],
             )
             batch.add(samples[n])
+            missing[group] -= 1
+            if not missing[group]:
+                batch.close_group(group)
 
         try:
             with self._timed("time/rollout", line):

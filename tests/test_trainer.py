@@ -226,6 +226,21 @@ class TestSettings:
         assert saved[1]["loss"] == pytest.approx(plain[1]["loss"], abs=1e-6)
 
 
+class TestGroups:
+    def test_a_group_reward_sees_whole_groups_and_nothing_else(self, train, project):
+        (project / "my_rewards.py").write_text(
+            "from grpo_core import Reward\n"
+            "class digits(Reward):\n"
+            "    scope = 'group'\n"
+            "    def score_batch(self, samples):\n"
+            "        assert len({s.group for s in samples}) == 1\n"
+            "        return [float(len(samples)) for s in samples]\n"
+            "def brevity(completions, **_):\n    return [1.0 for _ in completions]\n"
+        )
+        judged = rows(train("groups", "eval=null"), "step-000001")
+        assert {row["digits/value"] for row in judged} == {4.0}
+
+
 class TestTrouble:
     def test_a_reward_that_mostly_fails_stops_the_run_with_its_reason(self, train, project, capsys):
         (project / "my_rewards.py").write_text(
@@ -235,6 +250,16 @@ class TestTrouble:
             train("broken", "eval=null")
         assert stopped.value.exit_code == 1
         assert "no such table" in " ".join(capsys.readouterr().err.split())
+
+    def test_a_policy_of_raise_stops_the_run_with_its_reason(self, train, project, capsys):
+        (project / "my_rewards.py").write_text(
+            "def digits(completions, **_):\n    raise ValueError('no such table')\n"
+            "def brevity(completions, **_):\n    return [1.0 for _ in completions]\n"
+        )
+        with pytest.raises(typer.Exit):
+            train("raised", "rubric.rewards.0.on_error=raise", "eval=null")
+        told = " ".join(capsys.readouterr().err.split())
+        assert "reward 'digits' ended in error" in told and "no such table" in told
 
     def test_a_reward_that_sometimes_fails_does_not(self, train, project):
         (project / "my_rewards.py").write_text(

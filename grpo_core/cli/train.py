@@ -61,6 +61,7 @@ def train(
 
     from grpo_core import checkpoint
     from grpo_core.metrics import RunFolder
+    from grpo_core.rubric import ScoringError
     from grpo_core.trainer import Interrupted, Trainer, TrainingStopped
 
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -93,7 +94,7 @@ def train(
         except Interrupted as stopped:
             display.say(f"{stopped}. Go on with: {again}")
             raise typer.Exit(130) from None
-        except TrainingStopped as stopped:
+        except (TrainingStopped, ScoringError) as stopped:
             display.say(f"[bold red]stopped[/]: {stopped}")
             raise typer.Exit(1) from None
     show_summary(summary, run)
