@@ -26,6 +26,8 @@ def result(program: bytes, call: int, *args: int, arch: int = AUDIT_ARCH) -> int
             value &= k
         elif op == 0x15:
             at += yes if value == k else no
+        elif op == 0x05:
+            at += k
         elif op == 0x35:
             at += yes if value >= k else no
         else:

@@ -7,6 +7,7 @@ allow (`policy`).
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -37,9 +38,9 @@ class Arg:
 Alternatives = Sequence[Sequence[Arg]]
 """Any of these, each a list of conditions that must all hold."""
 
-_LOAD, _AND, _JUMP_EQUAL, _JUMP_AT_LEAST, _RETURN = 0x20, 0x54, 0x15, 0x35, 0x06
+_LOAD, _AND, _JUMP_EQUAL, _JUMP_AT_LEAST, _JUMP, _RETURN = 0x20, 0x54, 0x15, 0x35, 0x05, 0x06
 _NUMBER_AT, _ARCH_AT, _ARGUMENTS_AT = 0, 4, 16
-_X32_BIT = 0x4000_0000
+_X32 = 0x4000_0000
 
 Instruction = tuple[int, int, int, int]
 
@@ -56,28 +57,54 @@ def assemble(
     its alternatives holds, answers `unknown` to numbers at or above `unknown_from`,
     and `otherwise` to the rest. Another architecture's calls kill the process.
     """
+    leaves: dict[int, list[Instruction]] = {0: _returning(otherwise)}
+    for number in sorted({*actions, *conditional}):
+        if number in actions:
+            leaves[number] = _returning(actions[number])
+        else:
+            alternatives = [_all_of(conditions) for conditions in conditional[number]]
+            leaves[number] = [*itertools.chain(*alternatives), *_returning(otherwise)]
+        leaves.setdefault(
+            number + 1, _returning(unknown if number + 1 >= unknown_from else otherwise)
+        )
+    leaves.setdefault(unknown_from, _returning(unknown))
+    leaves[_X32] = _returning(otherwise)
     code: list[Instruction] = [
         (_LOAD, 0, 0, _ARCH_AT),
         (_JUMP_EQUAL, 1, 0, arch),
         (_RETURN, 0, 0, KILL_PROCESS),
         (_LOAD, 0, 0, _NUMBER_AT),
-        (_JUMP_AT_LEAST, 0, 1, _X32_BIT),
-        (_RETURN, 0, 0, otherwise),
-    ]
-    for number, action in actions.items():
-        code += [(_JUMP_EQUAL, 0, 1, number), (_RETURN, 0, 0, action)]
-    for number, alternatives in conditional.items():
-        body: list[Instruction] = []
-        for conditions in alternatives:
-            body += _all_of(conditions)
-        body.append((_RETURN, 0, 0, otherwise))
-        code += [(_JUMP_EQUAL, 0, len(body), number), *body]
-    code += [
-        (_JUMP_AT_LEAST, 0, 1, unknown_from),
-        (_RETURN, 0, 0, unknown),
-        (_RETURN, 0, 0, otherwise),
+        *_search(_merged(leaves)),
     ]
     return b"".join(struct.pack("=HBBI", *instruction) for instruction in code)
+
+
+def _returning(action: int) -> list[Instruction]:
+    return [(_RETURN, 0, 0, action)]
+
+
+def _merged(leaves: Mapping[int, list[Instruction]]) -> list[tuple[int, list[Instruction]]]:
+    """In order of their first number, neighbours that do the same as one."""
+    merged: list[tuple[int, list[Instruction]]] = []
+    for number in sorted(leaves):
+        if not merged or merged[-1][1] != leaves[number]:
+            merged.append((number, leaves[number]))
+    return merged
+
+
+def _search(leaves: list[tuple[int, list[Instruction]]]) -> list[Instruction]:
+    """A binary search: loading a program makes the kernel run it for every number there
+    is, so its length on the way to an answer is what loading costs."""
+    if len(leaves) == 1:
+        return leaves[0][1]
+    middle = len(leaves) // 2
+    lower, upper = _search(leaves[:middle]), _search(leaves[middle:])
+    return [
+        (_JUMP_AT_LEAST, 1, 0, leaves[middle][0]),
+        (_JUMP, 0, 0, len(upper)),
+        *upper,
+        *lower,
+    ]
 
 
 def _all_of(conditions: Sequence[Arg]) -> list[Instruction]:
