@@ -13,7 +13,8 @@ from typing import Any
 
 from grpo_reward_math.tree import Node, Unreadable, number
 
-_MAX_LENGTH = 300
+_MAX_LENGTH = 200
+_MAX_OPERATIONS = 24
 _LONG_NUMBER = re.compile(r"[0-9]{5,}|\^\s*\{?\s*[0-9]{3,}|\^[^a-z]*\^")
 """What could make sympy write out a million terms."""
 
@@ -64,6 +65,8 @@ def read_with_sympy(text: str) -> Node:
     if not parsed or isinstance(parsed[0], str):
         raise Unreadable("neither the grammar nor math-verify reads it")
     expression = parsed[0]
+    if expression.count_ops() > _MAX_OPERATIONS:
+        raise Unreadable("it is too long for sympy to work out")
     try:
         value = expression.doit()
     except (ValueError, TypeError, ArithmeticError, NotImplementedError, AttributeError) as error:
