@@ -214,8 +214,8 @@ class ExpressionReader:
         if kind == "var" or (kind == "word" and len(token.text) == 1 and token.text.isalpha()):
             return self.variable(token.text)
         if kind == "const":
-            if token.text == "e" and self.kind == "_":
-                return self.variable("e")
+            if token.text in ("e", "I") and self.kind == "_":
+                return self.variable(token.text.lower())
             return Node("const", name=token.text)
         if kind == "numbers":
             return Node("const", name=f"set:{token.text}{self.number_set_suffix()}")

@@ -68,6 +68,7 @@ _BEFORE_UNITS = frozenset(("sq", "cu", "square", "cubic", "per"))
 _ABBREVIATED = re.compile(
     r"\b(sq|cu)\.\s?|\bRs\.?\s?(?=[0-9])|\\text\s*\{\s*Rs\.?\s*\}\s*(?=[0-9])"
 )
+_PRICE = re.compile(r"(\s*-?\s*)\$(\s*[0-9].*)", re.DOTALL)
 _ORDINAL = frozenset({"st", "nd", "rd", "th"})
 
 
@@ -113,6 +114,8 @@ def _repaired(text: str) -> str:
     if "." in text or "Rs" in text:
         text = _ABBREVIATED.sub(lambda m: f"{m[1]} " if m[1] else "\\rupees ", text)
     text = text.replace(",\\!", ",")
+    if text.count("$") == 1 and (price := _PRICE.match(text)):
+        text = f"{price[1]}\\${price[2]}"  # one dollar sign is money, two are mathematics
     if "<su" in text:
         text = _TAGS.sub(lambda m: f"{'^' if m[1] == 'sup' else '_'}{{{m[2]}}}", text)
     return text

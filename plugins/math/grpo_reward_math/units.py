@@ -101,7 +101,9 @@ _NOT_A_THING = frozenset(
         "not no never none maybe perhaps probably possibly approximately about around roughly nearly almost "
         "is are was be equals equal plus minus times divided over than more less least most greater fewer "
         "wrong incorrect false true unsure unknown except but either neither nor if then else half quarter "
-        "third halves one two three four five six seven eight nine ten eleven twelve zero twenty "
+        "third halves quarters thirds fourths fifths sixths sevenths eighths ninths tenths hundredths thousandths "
+        "tens hundreds thousands millions billions factorial inverse reciprocal negative root point infinity "
+        "mod modulo pi one two three four five six seven eight nine ten eleven twelve zero twenty "
         "correct right answer to through until up between any anything everything choose pick all some other"
     )
 )
@@ -134,9 +136,10 @@ def read_unit(parts: tuple[tuple[str, int], ...]) -> Unit:
         if lower == "per":
             sign = -1
         elif lower in ("squared", "cubed"):
-            if factors:
-                name, before = factors[-1]
-                factors[-1] = (name, before * _POWERS[lower])
+            if not factors:
+                raise Unreadable(f"the word {word!r} after a number is no unit")
+            name, before = factors[-1]
+            factors[-1] = (name, before * _POWERS[lower])
         elif lower in _POWERS:
             power_ahead = _POWERS[lower]
         else:

@@ -7,6 +7,7 @@ everything else does. Of a sentence its core is an answer too: the subject of
 
 from __future__ import annotations
 
+import math
 import re
 from typing import NamedTuple
 
@@ -40,6 +41,7 @@ _LETTERED = re.compile(
     r"(?:\\(?:text|textbf|mathrm|mathbf)\s*\{\s*\(?\s*([A-E])\s*\)\s*\}|\(([A-E])\)\s|([A-E])\)\s)(.+)",
     re.DOTALL,
 )
+_CLOCK = re.compile(r"([01]?[0-9]|2[0-4]):([0-5][0-9])")
 _ARTICLES = frozenset(("a", "an", "the"))
 _NO_SUBJECT = frozenset(
     _words(
@@ -136,9 +138,15 @@ def says_nothing(answer: str) -> bool:
 
 
 def _time(text: str) -> str:
-    """`6:30 P.M.` as "6:30 pm"; empty for what is no time of day."""
+    """`6:30 P.M.` as "6:30 pm"; empty for what is no time of day. Without "pm", `9:30` is
+    one and `3:10` a ratio: nobody gives a ratio that is not in lowest terms as a gold."""
     match = _TIME.fullmatch(text.strip())
-    return f"{int(match[1])}:{match[2] or '00'} {match[3].lower()}m" if match else ""
+    if match:
+        return f"{int(match[1])}:{match[2] or '00'} {match[3].lower()}m"
+    match = _CLOCK.fullmatch(text.strip())
+    if match is None or (math.gcd(int(match[1]), int(match[2])) == 1):
+        return ""
+    return f"{int(match[1])}:{match[2]}"
 
 
 def normal_words(text: str) -> list[str]:
