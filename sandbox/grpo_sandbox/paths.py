@@ -9,8 +9,11 @@ import importlib.util
 import os
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+
+from grpo_sandbox.linux.namespaces import world_reaches
 
 DEVICES = ["/dev/null", "/dev/zero", "/dev/urandom", "/dev/random"]
 
@@ -38,7 +41,8 @@ def of_packages(modules: Sequence[str]) -> tuple[list[str], list[str]]:
             raise ModuleNotFoundError(f"preload: there is no module {name!r}")
         if top in sys.stdlib_module_names or spec.origin is None:
             continue
-        home = Path(spec.origin).parent
+        origin = Path(os.path.realpath(spec.origin))
+        home = origin.parent
         if spec.submodule_search_locations is not None:
             show.append(str(home))
             home = home.parent
@@ -46,10 +50,18 @@ def of_packages(modules: Sequence[str]) -> tuple[list[str], list[str]]:
             if libraries.is_dir():
                 show.append(str(libraries))
         else:
-            show.append(spec.origin)
+            show.append(str(origin))
         if str(home) not in import_from:
             import_from.append(str(home))
     return show, import_from
+
+
+def scratch_parent() -> str:
+    """A directory for scratch directories that an unprivileged user can reach."""
+    places = [tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm"]
+    if os.geteuid() != 0:
+        return places[0]
+    return next((place for place in places if world_reaches(place)), places[0])
 
 
 def _outermost(paths: list[str]) -> list[str]:

@@ -6,6 +6,7 @@ One thread at a time. Left out: what a job is and what its end means (`jobs`).
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -24,6 +25,9 @@ from grpo_sandbox.inside import scratch
 from grpo_sandbox.results import Limits, SandboxError
 
 _START_S = 30.0
+_PREFIX = "grpo-sandbox-"
+_FRESH_S = 60.0
+"""A scratch directory younger than this may be one that is not locked yet."""
 _ENVIRONMENT = {
     "PYTHONHASHSEED": "0",
     "LC_ALL": "C.UTF-8",
@@ -96,7 +100,12 @@ class Zygote:
         self.waiting: list[Child] = []
         self.children: dict[int, Child] = {}
         self.ordered = 0
-        self._scratch = "" if plan.tier == 1 else tempfile.mkdtemp(prefix="grpo-sandbox-")
+        self._scratch = ""
+        if plan.tier != 1:
+            _sweep()
+            self._scratch = tempfile.mkdtemp(prefix=_PREFIX, dir=paths.scratch_parent())
+            self._lock = os.open(self._scratch, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fcntl.flock(self._lock, fcntl.LOCK_SH)
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             with theirs:
@@ -222,7 +231,26 @@ class Zygote:
                 process.kill()
                 process.wait()
         if self._scratch:
+            os.close(self._lock)
             scratch.remove(self._scratch)
+            self._scratch = ""
+
+
+def _sweep() -> None:
+    """Remove what controllers left that were killed together with their zygotes: scratch
+    directories that nobody holds a lock on any more."""
+    top = paths.scratch_parent()
+    for name in os.listdir(top):
+        path = os.path.join(top, name)
+        with contextlib.suppress(OSError):
+            if not name.startswith(_PREFIX) or time.time() - os.stat(path).st_mtime < _FRESH_S:
+                continue
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                scratch.remove(path)
+            finally:
+                os.close(fd)
 
 
 def _spawn(control: int) -> subprocess.Popen[bytes]:

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -96,6 +97,20 @@ def test_after_any_kill_the_next_job_works(sandbox: Sandbox, which: int) -> None
         job.join()
         assert ours.run("print(2)").stdout == "2\n"
         assert ours.check("def f(): return 1", "assert f() == 1", "f").passed
+
+
+def test_what_was_left_by_the_killed_is_swept_and_the_living_is_not() -> None:
+    with Sandbox(tier=2) as ours:
+        (mine,) = [
+            Path("/tmp", name) for name in scratches() if Path("/tmp", name, "jobs").exists()
+        ][:1]
+        left = Path(tempfile.mkdtemp(prefix="grpo-sandbox-"))
+        (left / "jobs" / "1").mkdir(parents=True)
+        for path in (left, mine):
+            os.utime(path, (1, 1))
+        Sandbox(tier=2).close()
+        assert not left.exists() and mine.exists()
+        assert ours.run("print(1)").stdout == "1\n"
 
 
 def test_a_fork_of_the_controller_gets_its_own_zygote(sandbox: Sandbox) -> None:

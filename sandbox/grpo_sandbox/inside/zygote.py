@@ -129,26 +129,25 @@ def _doors(readable: list[str]) -> dict[str, int]:
     """
     if os.geteuid() != 0:
         return {}
-    paths = [path for path in sys.path if os.path.isdir(path) and not _world_reaches(path)]
+    paths = [
+        path for path in sys.path if os.path.isdir(path) and not namespaces.world_reaches(path)
+    ]
     return {path: os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) for path in paths}
 
 
-def _world_reaches(path: str) -> bool:
-    while path != "/":
-        if not os.stat(path).st_mode & 0o001:
-            return False
-        path = os.path.dirname(path)
-    return True
-
-
 def _use_doors(doors: dict[str, int]) -> None:
-    """Import from descriptors instead of paths, in modules already loaded too."""
+    """Import from descriptors instead of paths."""
     moved: dict[str, str] = {}
     for path, fd in doors.items():
         number = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _DOORS)
         os.close(fd)
         _door_fds.append(number)
         moved[path] = f"/proc/self/fd/{number}"
+    _move_imports(moved)
+
+
+def _move_imports(moved: dict[str, str]) -> None:
+    """Look for modules in other places, those of packages already loaded included."""
 
     def move(path: str) -> str:
         for old in sorted(moved, key=len, reverse=True):
@@ -171,6 +170,8 @@ def _deterministic() -> None:
 
 
 def _preload(modules: list[str], paths: list[str]) -> None:
+    # Without links: a job sees directories, not the links that may lead to them.
+    _move_imports({path: os.path.realpath(path) for path in sys.path})
     sys.path += paths
     for name in modules:
         __import__(name)

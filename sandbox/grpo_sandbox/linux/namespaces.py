@@ -31,6 +31,16 @@ INSIDE_ID = 1000
 SCRATCH = "/scratch"
 
 
+def world_reaches(path: str) -> bool:
+    """Whether everybody may pass through a directory and all those above it."""
+    path = os.path.realpath(path)
+    while os.path.isdir(path) and os.stat(path).st_mode & 0o001:
+        if path == "/":
+            return True
+        path = os.path.dirname(path)
+    return False
+
+
 def become_unprivileged(directory: str = "") -> None:
     """As root, take a user id that nobody else has, and `directory` along; as anyone
     else, do nothing.
@@ -100,7 +110,8 @@ def _build_root(readable: list[str], devices: list[str]) -> None:
         else:
             with contextlib.suppress(FileNotFoundError, PermissionError):
                 sources.append((path, os.open(path, os.O_PATH | os.O_CLOEXEC)))
-    stage = "/tmp"
+    # Any directory will do to build on; what it held is reached by descriptor.
+    stage = next(place for place in ("/tmp", "/var/tmp", "/mnt", "/run") if os.path.isdir(place))
     kernel.mount("tmpfs", stage, "tmpfs", MS_NOSUID | MS_NODEV, "size=1m,mode=755")
     for path, fd in sources:
         target = stage + path
