@@ -9,6 +9,7 @@ from grpo_core.rewards import Outcome, Sample
 from grpo_core.testing.bench import Judged
 from grpo_core.testing.check import Skip, check
 from grpo_core.testing.lab import Lab, excerpt, same, shown
+from grpo_core.testing.verdicts import needs_no_state, needs_steady
 
 MEMORY_MB = 512.0
 """By how much one sample may raise a worker's memory."""
@@ -26,7 +27,7 @@ INLINE_S = 1.0
 def robust(lab: Lab) -> Iterator[str]:
     for name, judged in lab.hostile:
         score = judged.scores[0]
-        if not judged.skipped and score.outcome in (Outcome.error, Outcome.invalid):
+        if not judged.skipped and score.outcome is Outcome.error:
             yield f"{name}: {shown(score)}"
 
 
@@ -125,10 +126,8 @@ def leaves_samples(lab: Lab) -> Iterator[str]:
 def chat(lab: Lab) -> Iterator[str]:
     if lab.is_function:
         raise Skip("a plain function gets one form, and which is its dataset's business")
-    if not lab.steady:
-        raise Skip("its scores differ from process to process, so they cannot be compared")
-    if lab.stateful:
-        raise Skip("it keeps state, so calls cannot be compared; see stateless")
+    needs_steady(lab)
+    needs_no_state(lab)
     units = [unit for unit in lab.units if all(isinstance(s.completion, str) for s in unit)]
     answers = lab.run_fresh([list(map(_as_chat, unit)) for unit in units])
     by_unit = {id(unit): judged for unit, judged in zip(lab.units, lab.alone, strict=True)}
@@ -147,8 +146,8 @@ def chat(lab: Lab) -> Iterator[str]:
 def any_thread(lab: Lab) -> Iterator[str]:
     if lab.reward.isolation != "inline":
         raise Skip("it runs in the main thread of a worker")
-    if not lab.steady or lab.stateful:
-        raise Skip("its scores differ from time to time, so they cannot be compared")
+    needs_steady(lab)
+    needs_no_state(lab)
     with lab.fresh() as bench:
         answers = bench.judge(lab.units, in_thread=True)
     for here, there in zip(lab.alone, answers, strict=True):

@@ -49,7 +49,7 @@ _PLAIN = {
     "100,000 fences": "```\n" * 100_000,
     "100,000 opening braces": "{" * 100_000,
     "100,000 closing braces": "}" * 100_000,
-    "bait for (a+)+$": "a" * 50_000 + "!",
+    "long bait for (a+)+$": "a" * 50_000 + "!",
     "bait for (a|a?)+b": "aaaa" * 10_000 + "c",
     "bait for \\s*$": "x" + " \n" * 50_000 + "x",
     "bait for .*.*=": "=" * 2_000 + "x" * 50_000,
@@ -59,6 +59,7 @@ _PLAIN = {
 """Judged as they are."""
 
 _IN_ANSWERS = {
+    "bait for (a+)+$": "a" * 64 + "!",
     "100,000 digits": "7" * 100_000,
     "a number with 100,000 decimals": "0." + "3" * 100_000,
     "a power tower": "9^{9^{9^{9^{9}}}}",
@@ -147,7 +148,13 @@ def messages() -> Iterator[Hostile]:
 
 def golds() -> Iterator[tuple[str, str]]:
     """Texts in the place of a ground truth: a dataset has typing errors, too."""
-    for name in ("a null character", "a lone surrogate", "1 MB of digits", "bait for (a+)+$"):
+    for name in ("a null character", "a lone surrogate", "1 MB of digits"):
         yield name, _PLAIN[name]
-    for name in ("a power tower", "a factorial", "10,000 parentheses", "code to run"):
+    for name in (
+        "bait for (a+)+$",
+        "a power tower",
+        "a factorial",
+        "10,000 parentheses",
+        "code to run",
+    ):
         yield name, _IN_ANSWERS[name]

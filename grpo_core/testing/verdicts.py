@@ -63,15 +63,15 @@ def light(lab: Lab) -> Iterator[str]:
 
 @check(
     did="judged ordinary samples, and those with a stated value",
-    why="a verdict that is wrong teaches the wrong thing; one that ends in error, timeout or invalid "
-    "takes the sample out of training",
+    why="a verdict that is wrong teaches the wrong thing; one that ends in error or timeout takes "
+    "the sample out of training",
 )
 def examples(lab: Lab) -> Iterator[str]:
     scores = _scores(lab.alone)
     by_sample = dict(zip(map(id, (s for unit in lab.units for s in unit)), scores, strict=True))
     for example in lab.examples:
         score = by_sample[id(example.sample)]
-        if score.outcome in (Outcome.error, Outcome.timeout, Outcome.invalid):
+        if score.outcome in (Outcome.error, Outcome.timeout):
             yield f"{excerpt(example.sample)}: {shown(score)}"
         elif example.known and not same(score, Score(example.value)):
             wanted = "abstained" if example.value is None else f"{example.value:g}"
@@ -149,7 +149,7 @@ def deterministic(lab: Lab) -> Iterator[str]:
     "scores drift over a run for no reason that anybody can see",
 )
 def stateless(lab: Lab) -> Iterator[str]:
-    _needs_steady(lab)
+    needs_steady(lab)
     first = lab.alone
     for name, other in (
         ("the second time", lab.base.again),
@@ -212,6 +212,8 @@ def abstains(lab: Lab) -> Iterator[str]:
     cases: list[tuple[str, Sample, Score]] = []
     for judged in lab.alone:
         (sample,), (before,) = judged.samples, judged.scores
+        if before.outcome is Outcome.error:
+            continue  # that is for `examples` to tell
         for gone in columns if required else [None]:
             for empty in EMPTY:
                 # Without `requires` nobody knows which column is the truth: all of them go.
@@ -237,6 +239,7 @@ def perfect(lab: Lab) -> Iterator[str]:
         raise Skip("it compares the samples of a group")
     if lab.is_made_up:
         raise Skip("there are only made-up samples; give examples, or --data with real rows")
+    needs_no_state(lab)
     if lab.perfect is None:
         if not lab.requires:
             raise Skip("it requires no ground truth, and no `perfect` says how to please it")
@@ -248,7 +251,7 @@ def perfect(lab: Lab) -> Iterator[str]:
     rows = _with_truth(lab)
     written = [(row, lab.perfect.write(row)) for row in rows]
     calls = [[with_completion(row, text)] for row, text in written if text is not None]
-    for judged in lab.bench.judge(calls):
+    for judged in lab.run_fresh(calls):
         score = judged.scores[0]
         if score.value is None or not math.isclose(score.value, lab.maximum):
             (sample,) = judged.samples
@@ -267,16 +270,20 @@ def _scores(run: Sequence[Judged]) -> list[Score]:
     return [score for judged in run for score in judged.scores]
 
 
-def _needs_steady(lab: Lab) -> None:
+def needs_steady(lab: Lab) -> None:
     if not lab.steady:
         raise Skip("its scores differ from process to process, so they cannot be compared")
 
 
+def needs_no_state(lab: Lab) -> None:
+    if lab.stateful:
+        raise Skip("its scores differ from call to call, so they cannot be compared")
+
+
 def _together(lab: Lab) -> Iterator[tuple[list[Score], Judged]]:
     """Runs of several samples in one call, each with the scores they had alone."""
-    _needs_steady(lab)
-    if lab.stateful:
-        raise Skip("it keeps state, so calls cannot be compared; see stateless")
+    needs_steady(lab)
+    needs_no_state(lab)
     alone: dict[int, Score] = {}
     for judged in lab.alone:
         alone.update(zip(map(id, judged.samples), judged.scores, strict=True))
