@@ -27,6 +27,7 @@ from grpo_core.scoring.work import Item, Lane
 
 if TYPE_CHECKING:
     from grpo_core.rubric import Rubric, Table, Term
+    from grpo_core.scoring.on_ray import RayPool
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Plant:
 
     rubric: Rubric
     stations: Sequence[Station]
-    pool: Pool
+    pool: Pool | RayPool
     inline: Inline
     watch: Watch
 

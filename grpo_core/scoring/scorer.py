@@ -14,7 +14,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from grpo_core.rewards import Sample
 from grpo_core.scoring import judge
@@ -28,6 +28,7 @@ from grpo_core.scoring.work import Lane
 
 if TYPE_CHECKING:
     from grpo_core.rubric import Rubric, Table
+    from grpo_core.scoring.on_ray import RayPool
 
 
 class Scorer:
@@ -35,7 +36,8 @@ class Scorer:
 
     `workers` samples are judged at a time (default: one a core), `spares` further
     processes wait to replace one that is killed, `memory_mb` is what each may use (0: no limit).
-    Raises PluginError when a worker could not rebuild one of the rewards.
+    With `executor="ray"` the workers are actors of a Ray cluster. Raises
+    PluginError when a worker could not rebuild one of the rewards.
 
     >>> with Scorer(rubric, workers=2) as scorer:
     ...     table = scorer.score(samples)
@@ -48,6 +50,7 @@ class Scorer:
         *,
         spares: int = 1,
         memory_mb: int = 2048,
+        executor: Literal["local", "ray"] = "local",
     ) -> None:
         workers = _cores() if workers is None else workers
         if workers < 1:
@@ -69,7 +72,15 @@ class Scorer:
         # Workers first: they judge while the inline rewards run in the caller's thread.
         stations.sort(key=lambda station: station.lane is None)
         watch = Watch(self.running)
-        pool = Pool(lanes, workers, spares, memory_mb)
+        pool: Pool | RayPool
+        if executor == "ray":
+            from grpo_core.scoring.on_ray import RayPool
+
+            pool = RayPool(lanes, workers, spares, memory_mb)
+        elif executor == "local":
+            pool = Pool(lanes, workers, spares, memory_mb)
+        else:
+            raise ValueError(f"executor is 'local' or 'ray', not {executor!r}")
         self._plant = Plant(rubric, stations, pool, Inline(), watch)
         self._last: Batch | None = None
         self._courier: _Courier | None = None

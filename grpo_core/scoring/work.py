@@ -70,6 +70,7 @@ class Lane:
     """One reward's way through the pool."""
 
     id: int
+    """Its place in the pool's list of lanes."""
     name: str
     call: Call
     deadline_s: float
