@@ -4,6 +4,7 @@
     python benchmarks/scoring.py hang overhead        # some
     python benchmarks/scoring.py rows --rows 1000000  # grpo score, its memory, its resume
     python benchmarks/scoring.py soak --rows 10000000
+    python benchmarks/scoring.py ray --data DIR       # with gsm8k_model_solutions.jsonl
 
 Peers, where installed: concurrent.futures, and pebble (pip install pebble), the
 pool that also kills what overruns. Rows need grpo-reward-format.
@@ -16,6 +17,7 @@ import asyncio
 import contextlib
 import ctypes
 import functools
+import importlib
 import json
 import os
 import signal
@@ -31,6 +33,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from grpo_core import Reward, Rubric, Sample, Scorer
+from grpo_core.scoring.pool import Pool
 
 HERE = Path(__file__).resolve()
 
@@ -366,6 +369,55 @@ def soak(count: int, workers: int) -> None:
             )
 
 
+# --- 8: Ray ---------------------------------------------------------------------------------
+
+
+def on_ray(workers: int, data: Path) -> None:
+    """Real solutions on a local cluster of several nodes, one killed on the way, against here."""
+    ray = importlib.import_module("ray")
+    cluster_utils = importlib.import_module("ray.cluster_utils")
+
+    chosen: list[Sample] = []
+    for line in (data / "gsm8k_model_solutions.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        gold = row["ground_truth"].rpartition("A:")[2].strip()
+        for solution in (value["solution"] for value in row.values() if isinstance(value, dict)):
+            text, _, answer = solution.rpartition("A:")
+            completion = f"{text}\\boxed{{{answer.strip()}}}"
+            chosen.append(Sample(row["question"], completion, {"answer": gold, "n": len(chosen)}))
+    math = Rubric.from_config({"rewards": [{"use": "math"}]})
+    with Scorer(math, workers=workers) as scorer:
+        started = time.perf_counter()
+        here = scorer.score(chosen).scores["math"]
+        alone = time.perf_counter() - started
+    cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    cluster.add_node(num_cpus=workers)
+    doomed = cluster.add_node(num_cpus=1)
+    ray.init(address=cluster.address, log_to_driver=False)
+    try:
+        with Scorer(math, workers=workers + 1, executor="ray") as scorer:
+            batch = scorer.batch()
+            batch.add(chosen)
+            while batch.pending > len(chosen) * 2 // 3:
+                time.sleep(0.001)
+            cluster.remove_node(doomed, allow_graceful=False)
+            left = batch.pending
+            started = time.perf_counter()
+            batch.result()
+            after = time.perf_counter() - started
+            there = batch.scores()["math"]
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    same = sum(
+        a.value == b.value and a.outcome == b.outcome for a, b in zip(here, there, strict=True)
+    )
+    print(f"ray {ray.__version__}: {len(chosen):,} solutions judged by math, local {alone:.1f} s")
+    print(
+        f"  a node killed with {left:,} to come, the rest took {after:.1f} s: {same:,} the same verdicts"
+    )
+
+
 # --- helpers ------------------------------------------------------------------------------
 
 
@@ -373,6 +425,7 @@ def warm(scorer: Scorer, n: int = 2) -> None:
     """Let all workers and spares start."""
     scorer.score(samples(4 * n, "warm {}".format))
     pool = scorer._plant.pool
+    assert isinstance(pool, Pool)
     while any(worker.to_build for worker in list(pool._workers)):
         time.sleep(0.05)
     time.sleep(0.3)
@@ -410,12 +463,13 @@ def resident(pid: int, tree: bool = True) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    names = ["hang", "deaths", "overhead", "overlap", "threads", "rows", "soak"]
+    names = ["hang", "deaths", "overhead", "overlap", "threads", "rows", "soak", "ray"]
     parser.add_argument("which", nargs="*", metavar="WHICH", help=", ".join(names))
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--deadline", type=float, default=1.0)
     parser.add_argument("--rows", type=int, default=100_000)
-    parser.add_argument("--reward", default="format")
+    parser.add_argument("--reward", default="format", help="what judges rows")
+    parser.add_argument("--data", type=Path, help="the folder with gsm8k_model_solutions.jsonl")
     arguments = parser.parse_args()
     load = os.getloadavg()[0]
     print(
@@ -434,10 +488,12 @@ def main() -> None:
             threads(arguments.workers)
         elif name == "rows":
             rows(arguments.rows, arguments.workers, arguments.reward)
+        elif name == "ray" and arguments.data is not None:
+            on_ray(arguments.workers, arguments.data)
         elif name == "soak":
             soak(arguments.rows, arguments.workers)
         else:
-            parser.error(f"{name!r} is none of {', '.join(names)}")
+            parser.error(f"{name!r} is none of {', '.join(names)}, or needs --data")
 
 
 if __name__ == "__main__":
