@@ -58,11 +58,11 @@ def defines(code: str, name: str) -> bool:
     )
 
 
-def complete(prompt: str, code: str, name: str) -> str:
-    """A whole program from a prompt that ends in a function's head and what followed:
-    either the whole function again, or only its body."""
+def complete(prompt: str, whole_prompt: str, code: str, name: str) -> str:
+    """A program from a prompt that ends in a function's head and what followed: only the
+    function's body, or the whole of it, which `whole_prompt` may precede."""
     if defines(code, name):
-        return f"{prompt}\n\n{code}"
+        return f"{whole_prompt}\n\n{code}"
     first = next((line for line in code.splitlines() if line.strip()), "")
     if not first[:1].isspace():  # a body without its indentation
         code = "\n".join("    " + line if line.strip() else line for line in code.splitlines())

@@ -7,12 +7,13 @@ refuses is the outcome `error`, never a score; a sample without tests abstains.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
@@ -43,6 +44,21 @@ class Result:
 
     passed: bool
     reason: str = ""
+
+
+_ADD = "```python\na, b = map(int, input().split())\nprint(a + b)\n```"
+_SUMS = {"inputs": ["1 2\n", "3 4\n"], "outputs": ["3\n", "7\n"]}
+_MBPP = {"test_list": ["assert twice(2) == 4", "assert twice(5) == 10"], "test_imports": []}
+_HUMANEVAL = {"test": "def check(candidate):\n    assert candidate(2) == 4", "entry_point": "twice"}
+_EXAMPLES = (
+    (Sample("Print the sum of two numbers.", _ADD, _SUMS), 1.0),
+    (Sample("Print the sum of two numbers.", _ADD.replace("+", "*"), _SUMS), 0.0),
+    (Sample("Write twice(x).", "def twice(x):\n    return 2 * x", _MBPP), 1.0),
+    (Sample("Write twice(x).", "def twice(x):\n    return 4", _MBPP), 0.0),
+    (Sample("def twice(x):\n", "    return 2 * x", _HUMANEVAL), 1.0),
+    (Sample("def twice(x):\n", "    return x", _HUMANEVAL), 0.0),
+    (Sample("Print the sum of two numbers.", _ADD), None),
+)
 
 
 class Code(Reward):
@@ -80,6 +96,12 @@ class Code(Reward):
     options: Options
     range = (0.0, 1.0)
     deadline_s = 10.0
+    examples: ClassVar = _EXAMPLES
+
+    def warm_up(self) -> None:
+        """Start the sandbox before the first sample; what goes wrong is told with a score."""
+        with contextlib.suppress(SandboxFailed):
+            self._sandbox()
 
     def score(self, sample: Sample) -> Score:
         return self._judge(self._task(sample))
@@ -110,20 +132,14 @@ class Code(Reward):
                 return Score(0.0, reason="the answer has no code block")
             code = answer
         if isinstance(tests, Asserts) and tests.head:
-            code = complete(tests.head, code, tests.names[0])
+            code = complete(tests.head, tests.whole_head, code, tests.names[0])
         return Task(code, tests)
 
     def _judge(self, task: Task | Score) -> Score:
         if isinstance(task, Score):
             return task
         try:
-            sandbox = _sandbox(
-                self.options.wall_s,
-                self.options.memory_mb,
-                self.options.preload,
-                self.options.unsafe,
-            )
-            results, total = self._run(sandbox, task)
+            results, total = self._run(self._sandbox(), task)
         except SandboxFailed as error:
             return Score(None, Outcome.error, str(error))
         passed = sum(result.passed for result in results)
@@ -134,6 +150,10 @@ class Code(Reward):
             return Score(value, reason=f"passed {total} of {total} tests", details=details)
         which, first = failed[0]
         return Score(value, reason=f"test {which} of {total}: {first.reason}", details=details)
+
+    def _sandbox(self) -> Sandbox:
+        options = self.options
+        return _sandbox(options.wall_s, options.memory_mb, options.preload, options.unsafe)
 
     def _run(self, sandbox: Sandbox, task: Task) -> tuple[list[Result], int]:
         """Results in order, up to the first failure when credit is `all`; how many tests

@@ -38,7 +38,9 @@ class Asserts:
     names: tuple[str, ...]
     setup: str
     head: str = ""
-    """Code that comes before the answer: a prompt that ends in a function's head."""
+    """Code that the answer goes on from: a prompt that ends in a function's head."""
+    whole_head: str = ""
+    """The same as code that stands for itself, for an answer that starts anew."""
 
 
 @dataclass(frozen=True)
@@ -80,18 +82,22 @@ def tests_of(columns: Mapping[str, Any], prompt_text: str) -> Tests:
 def _humaneval(columns: Mapping[str, Any], test: str, entry: str, prompt_text: str) -> Asserts:
     given = columns.get("prompt")
     head = _code_of(given if isinstance(given, str) else prompt_text)
-    setup = [head, *(_strings(columns.get("test_imports"), "test_imports") or ())]
+    whole = head if _parses(head) else head.rstrip() + _NO_BODY
+    setup = [whole, *(_strings(columns.get("test_imports"), "test_imports") or ())]
     if isinstance(code := columns.get("test_setup_code"), str):
         setup.append(code)
-    return Asserts((test,), (entry,), "\n".join(setup), head)
+    return Asserts((test,), (entry,), "\n".join(setup), head, whole)
+
+
+_NO_BODY = "\n    pass\n"
 
 
 def _code_of(prompt: str) -> str:
-    """The Python in a prompt: all of it, its last fenced block, or none."""
+    """The Python in a prompt: all of it, its last fenced block, or none. It may end in a
+    function's head."""
     for code in (prompt, *(block.code for block in reversed(blocks(prompt)))):
-        if not _parses(code):
-            continue
-        if re.search(r"^(?:def|class|import|from)\b", code, re.MULTILINE):
+        python = _parses(code) or _parses(code.rstrip() + _NO_BODY)
+        if python and re.search(r"^(?:def|class|import|from)\b", code, re.MULTILINE):
             return code
     return ""
 

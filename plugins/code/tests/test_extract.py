@@ -89,5 +89,5 @@ HEAD = 'from math import pi\n\ndef f(x):\n    """Double."""\n'
 )
 def test_a_body_or_the_whole_function_completes_a_prompt(code: str) -> None:
     names: dict[str, object] = {}
-    exec(complete(HEAD, code, "f"), names)
+    exec(complete(HEAD, HEAD, code, "f"), names)
     assert names["f"](4) == 8 and "pi" in names  # type: ignore[operator]

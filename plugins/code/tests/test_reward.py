@@ -40,6 +40,18 @@ def test_humaneval_in_every_form_of_answer(judge: Any, row: dict[str, Any]) -> N
         assert judge(wrong, columns, prompt).value == 0.0
 
 
+@pytest.mark.parametrize("answer", ["    return 2 * x", "return 2 * x", "def f(x): return 2 * x"])
+@pytest.mark.parametrize(
+    "prompt", ["def f(x):\n", "Complete:\n```python\ndef f(x):\n```", "Double it."]
+)
+def test_a_prompt_may_end_in_a_bare_head_or_hold_no_code(
+    judge: Any, prompt: str, answer: str
+) -> None:
+    columns = {"test": "def check(candidate):\n    assert candidate(4) == 8", "entry_point": "f"}
+    right = prompt != "Double it." or answer.startswith("def")
+    assert judge(answer, columns, prompt).value == float(right)
+
+
 def mutants(row: dict[str, Any]) -> list[str]:
     """Wrong solutions: one that returns nothing, one that always returns the same, and
     one whose every result is a little off."""

@@ -36,7 +36,7 @@ def _empty(top: int) -> None:
             if not _is_directory(name, top):
                 os.unlink(name, dir_fd=top)
                 continue
-            os.chmod(name, 0o700, dir_fd=top)  # a directory, as was just seen
+            _unlock(name, top)
             flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
             inner = os.open(name, flags, dir_fd=top)
             try:
@@ -45,13 +45,22 @@ def _empty(top: int) -> None:
                 for entry in below:
                     if _is_directory(entry, inner):
                         moved += 1
-                        os.chmod(entry, 0o700, dir_fd=inner)  # or it may not be moved
+                        _unlock(entry, inner)  # or it may not be moved
                         os.rename(entry, f"{token}-{moved}", src_dir_fd=inner, dst_dir_fd=top)
                     else:
                         os.unlink(entry, dir_fd=inner)
             finally:
                 os.close(inner)
             os.rmdir(name, dir_fd=top)
+
+
+def _unlock(name: str, at: int) -> None:
+    """Give a directory its owner's rights; through a descriptor, so never a link's target."""
+    fd = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+    try:
+        os.chmod(f"/proc/self/fd/{fd}", 0o700)
+    finally:
+        os.close(fd)
 
 
 def _is_directory(name: str, at: int) -> bool:
