@@ -35,8 +35,8 @@ def check(
     without writing outside the temporary folder. With --data, the checks use its
     rows, and every row is tried before training does: those on which the reward
     abstains (a gold that cannot be read), fails, or refuses the row's own gold are
-    listed. The exit code is 1 when a check failed or a row has no verdict that counts
-    because the reward failed on it or refused its gold.
+    listed. The exit code is 1 when a check failed, when the reward failed on a row or
+    refused its gold, and when it abstains on all of them.
     """
     from pydantic import ValidationError
 
@@ -106,7 +106,8 @@ def _print_audit(lab: Lab, host: Host, data: Path, rows: list[tuple[int, Sample]
             typer.echo(f"    … and {len(lines) - SHOWN:,} more")
     if not found.found:
         typer.echo("  it has a verdict on every row")
-    return bool(found.count("refused") or found.count("failed"))
+    silent = found.count("abstained") == found.rows
+    return bool(silent or found.count("refused") or found.count("failed"))
 
 
 def _rows(path: Path, required: Iterable[str]) -> list[tuple[int, Sample]]:

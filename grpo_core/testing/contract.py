@@ -71,5 +71,7 @@ class RewardContract:
             pytest.skip(f"{check.name}: {result.saw[0]}")
 
     def test_latency(self, record_property: Callable[[str, object], None]) -> None:
-        """Measures; fails only when nothing could be. The figures stand below the results."""
+        """Only measures: the figures stand below the results."""
+        if not self._lab.can_be_built:
+            pytest.skip("it cannot be rebuilt; see rebuildable")
         record_property("grpo_latency", f"{self._lab.name}: {figures(self._lab)}")

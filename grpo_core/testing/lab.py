@@ -82,6 +82,7 @@ class Lab:
         self._perfect = perfect or getattr(self.reward, "perfect", None)
         self._allowed = set(allowed)
         self._bench: Bench | None = None
+        self._unbuildable: CannotBuild | None = None
         if self.reward.isolation == "async":
             self._allowed.add("network")  # it waits on one: that is what the word says
 
@@ -203,8 +204,14 @@ class Lab:
     # --- runs ----------------------------------------------------------------------
 
     def fresh(self, seed: int = 0) -> Bench:
-        """A bench that has judged nothing. The caller closes it."""
-        return Bench(self.recipe, self.reward.deadline_s, seed=seed, allowed=self._allowed)
+        """A bench that has judged nothing. The caller closes it. Raises CannotBuild."""
+        if self._unbuildable is not None:
+            raise self._unbuildable
+        try:
+            return Bench(self.recipe, self.reward.deadline_s, seed=seed, allowed=self._allowed)
+        except CannotBuild as error:
+            self._unbuildable = error  # once is enough: it may have taken a minute
+            raise
 
     @property
     def bench(self) -> Bench:

@@ -248,11 +248,15 @@ def perfect(lab: Lab) -> Iterator[str]:
             "define perfect(sample), which returns the completion that deserves it"
         )
         return
-    rows = _with_truth(lab)
-    written = [(row, lab.perfect.write(row)) for row in rows]
-    calls = [[with_completion(row, text)] for row, text in written if text is not None]
-    for judged in lab.run_fresh(calls):
+    # A row that its author says abstains has no truth; of others, the audit of rows tells.
+    rows = [e for e in lab.stated if not (e.known and e.value is None)]
+    written = [(row, lab.perfect.write(row.sample)) for row in rows]
+    pairs = [(row, with_completion(row.sample, text)) for row, text in written if text is not None]
+    answers = lab.run_fresh([[sample] for _, sample in pairs])
+    for (row, _), judged in zip(pairs, answers, strict=True):
         score = judged.scores[0]
+        if score.outcome is Outcome.abstained and not row.known:
+            continue
         if score.value is None or not math.isclose(score.value, lab.maximum):
             (sample,) = judged.samples
             truth = {c: sample.columns.get(c) for c in lab.gold_columns}
@@ -310,8 +314,3 @@ def _list(scores: Sequence[Score]) -> str:
 
 def _only(columns: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     return {name: value for name, value in columns.items() if name in names}
-
-
-def _with_truth(lab: Lab) -> list[Sample]:
-    """The given rows but those that a stated value says abstain."""
-    return [e.sample for e in lab.stated if not (e.known and e.value is None)]

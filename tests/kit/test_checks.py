@@ -42,7 +42,11 @@ def failures(lab):
     return {result.check.name: result.saw for result in results if result.status == "failed"}
 
 
-@pytest.mark.parametrize("name", BAD.BAD)
+FIRST = {BAD.checks(name).name: name for name in reversed(BAD.BAD)}
+"""One bad reward a check; what the others break is seen by the slow test."""
+
+
+@pytest.mark.parametrize("name", sorted(FIRST.values()))
 def test_the_check_that_it_is_named_after_fails(name, lab):
     check = BAD.checks(name)
     options = dict(getattr(getattr(BAD, name), "options_to_test", ()))
@@ -61,16 +65,25 @@ def test_no_other_check_fails(name, lab):
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
 def test_every_check_has_a_reward_that_breaks_it(check):
-    others = {"light"}  # needs a module of its own; see below
-    assert check.name in others or any(BAD.checks(name) is check for name in BAD.BAD)
+    assert check.name in {*FIRST, "light"}
+
+
+def test_importing_a_heavy_library_is_seen(tmp_path, monkeypatch):
+    (tmp_path / "sympy.py").write_text("")
+    (tmp_path / "heavy.py").write_text(
+        "import sympy\ndef f(prompts, completions): return [1.0] * len(prompts)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with Lab("heavy.py:f", base_dir=tmp_path) as lab:
+        assert failures(lab) == {"light": ("importing it loads sympy",)}
 
 
 SLOW = [
     pytest.param(name, marks=pytest.mark.slow)
-    for name in ("GoodInBulk", "GoodInline", "GoodAsync", "GoodRandom")
+    for name in ("GoodInBulk", "GoodInline", "GoodAsync", "GoodRandom", "good_function")
 ]
 
 
-@pytest.mark.parametrize("name", ["Good", "GoodGroup", "good_function", *SLOW])
+@pytest.mark.parametrize("name", ["Good", "GoodGroup", *SLOW])
 def test_a_good_reward_passes(name, lab):
     assert failures(lab(name)) == {}
