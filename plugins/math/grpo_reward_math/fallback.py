@@ -56,22 +56,25 @@ def read_with_sympy(text: str) -> Node:
     # main thread can take, so the length is bounded instead
     logging.getLogger("math_verify.parser").setLevel(logging.ERROR)
     formula = text.strip().strip("$").strip()
-    parsed = parse(
-        f"${formula}$",
-        extraction_config=[LatexExtractionConfig()],
-        fallback_mode="no_fallback",
-        parsing_timeout=None,
-    )
+    try:
+        parsed = parse(
+            f"${formula}$",
+            extraction_config=[LatexExtractionConfig()],
+            fallback_mode="no_fallback",
+            parsing_timeout=None,
+        )
+    except Exception as error:  # a parser that is not ours may raise anything
+        raise Unreadable(f"math-verify cannot read it ({type(error).__name__})") from error
     if not parsed or isinstance(parsed[0], str):
         raise Unreadable("neither the grammar nor math-verify reads it")
-    expression = parsed[0]
-    if expression.count_ops() > _MAX_OPERATIONS:
-        raise Unreadable("it is too long for sympy to work out")
     try:
-        value = expression.doit()
-    except (ValueError, TypeError, ArithmeticError, NotImplementedError, AttributeError) as error:
+        if parsed[0].count_ops() > _MAX_OPERATIONS:
+            raise Unreadable("it is too long for sympy to work out")
+        return _tree(parsed[0].doit())
+    except Unreadable:
+        raise
+    except Exception as error:  # sympy too; the row then abstains, and says why
         raise Unreadable(f"sympy cannot work it out ({type(error).__name__})") from error
-    return _tree(value)
 
 
 def _tree(expression: Any) -> Node:

@@ -44,8 +44,9 @@ class _Parser(ExpressionReader):
             raise Unreadable(f"it is nested more than {MAX_DEPTH} deep")
         items: list[Node] = []
         joints: set[str] = set()
-        while self.skip("sep"):
-            pass
+        while self.kind == "sep":
+            if self.take().text in ("and", "or"):
+                raise Unreadable("an answer begins with a conjunction")
         while self.kind not in ("end", *closing):
             self.label()
             items.append(self.item())
@@ -54,7 +55,10 @@ class _Parser(ExpressionReader):
             if self.kind not in ("sep", "end", *closing):
                 break
             while self.kind == "sep":
-                joints.add(self.take().text)
+                joint = self.take().text
+                joints.add(joint)
+                if joint in ("and", "or") and self.kind in ("end", *closing):
+                    raise Unreadable("an answer ends with a conjunction")
         self.depth -= 1
         items = progression(_without_conditions(items))
         if not items:
@@ -154,7 +158,7 @@ class _Parser(ExpressionReader):
         if bracketed:
             self.take()
         while self.kind == "word" or (parts and self.kind in ("/", "^", "*", "{", "}", "num", "-")):
-            if self.kind == "num" and parts[-1][-1] not in "^-":
+            if self.kind in ("num", "-") and parts[-1][-1] not in "^-":
                 break
             token = self.take()
             if token.kind == "word" and not parts and (scale := scale_word(token.text)):
@@ -232,7 +236,7 @@ class _Parser(ExpressionReader):
         if not name.endswith("matrix") and name not in ("array", "cases", "aligned"):
             raise Unreadable(f"the environment {name} is not known")
         rows: list[Node] = []
-        while self.kind != "end":
+        while self.kind not in ("end", "close"):
             cells = [self.item()]
             while self.skip("&", "sep"):
                 self.skip("cond")
@@ -240,9 +244,7 @@ class _Parser(ExpressionReader):
             rows.append(Node("tuple", tuple(cells), "row"))
             if not self.skip("row"):
                 break
-            if self.kind == "end" and self.token.text == name:
-                break
-        if self.kind != "end" or self.token.text != name:
+        if self.kind != "close" or self.token.text != name:
             raise Unreadable(f"\\begin{{{name}}} is never closed")
         self.take()
         if name in ("cases", "array", "aligned") and all(len(row.args) == 1 for row in rows):

@@ -13,8 +13,9 @@ from grpo_reward_math.grammar import parse
 from grpo_reward_math.numeric import has_value
 from grpo_reward_math.sets import as_set, describes_set
 from grpo_reward_math.shapes import unlabel
-from grpo_reward_math.tokens import has_comma_groups, tokenize
+from grpo_reward_math.tokens import has_comma_groups, has_zero_groups, tokenize
 from grpo_reward_math.tree import NeedsAlgebra, Node, Unreadable, is_expression
+from grpo_reward_math.units import read_quantity
 
 _HOW = {"~": "it is marked as approximate", "->": "an arrow", "=>": "an implication"}
 
@@ -32,6 +33,8 @@ def gold_readings(text: str) -> tuple[Node, ...]:
         readings.extend(_said(tree))
     for reading in readings:
         _refuse_words(reading)
+        for part in reading.walk():
+            read_quantity(part)
         if is_expression(reading) and not reading.variables() and not has_value(reading):
             raise Unreadable("it has no value")
         if (
@@ -58,7 +61,7 @@ def _trees(text: str) -> list[Node]:
         return [parse(tokenize(text))]
     trees: list[Node] = []
     problem: Unreadable | None = None
-    for join in (True, False):
+    for join in (True, False) if not has_zero_groups(text) else (True,):
         try:
             trees.append(parse(tokenize(text, join_commas=join)))
         except Unreadable as error:

@@ -50,8 +50,8 @@ def _label(node: Node) -> tuple[str, tuple[str, ...]] | None:
     if node.kind == "mul" and all(part.kind == "var" for part in node.args):
         name = "".join(part.name for part in node.args)
         return None if {"x", "y"} & node.variables() else (name, ())
-    if node.kind == "call":
-        return _written(node), ()
+    if node.kind == "call" and not any(arg.variables() for arg in node.args):
+        return _written(node), ()  # f(2) = 5
     if node.kind in ("union", "inter", "minus") and all(arg.kind == "var" for arg in node.args):
         return _written(node), ()
     names = node.variables()
@@ -59,7 +59,21 @@ def _label(node: Node) -> tuple[str, tuple[str, ...]] | None:
         return None
     # cos A = 1/2, a + b = 3: what was asked for, not an equation for one unknown
     asked = len(names) > 1 or (names and node.kind == "fn" and _is_named_thing(node))
-    return (_written(node), ()) if asked else None
+    if not asked or node.has("call"):
+        return None
+    return f"{COUNTED if _has_coefficient(node) else ''}{_written(node)}", ()
+
+
+COUNTED = "="
+"""Begins a label with numbers in it (`2a + b`): it must be the gold's label, too."""
+
+
+def _has_coefficient(node: Node) -> bool:
+    """Whether a number stands in it other than as an exponent, a root's degree or a base."""
+    if node.kind == "num":
+        return True
+    args = node.args[:1] if node.kind in ("pow", "fn") else node.args
+    return any(map(_has_coefficient, args))
 
 
 _FORMULAS = frozenset(("fn", "add", "div", "mul", "pow"))
@@ -122,11 +136,11 @@ def named_tuple(node: Node) -> list[Labelled] | None:
     ]
 
 
-def expand(node: Node, *, together: bool = False) -> list[Node]:
-    """The values that ± stands for. In a tuple each ± is chosen freely, or `together`."""
+def expand(node: Node) -> list[Node]:
+    """The values that ± stands for. In a tuple each component's ± is chosen freely."""
     if not node.has("pm"):
         return [node]
-    if node.kind == "tuple" and not together:
+    if node.kind == "tuple":
         choices = [expand(arg) for arg in node.args]
         count = 1
         for choice in choices:

@@ -77,6 +77,11 @@ def has_comma_groups(text: str) -> bool:
     return _COMMA_GROUPS.search(text) is not None
 
 
+def has_zero_groups(text: str) -> bool:
+    """Whether a group of `1,050` begins with a zero, as no item of a list does."""
+    return any(",0" in group[0] for group in _COMMA_GROUPS.finditer(text))
+
+
 def tokenize(text: str, *, join_commas: bool = False) -> tuple[Token, ...]:
     """The tokens of `text`; `join_commas` reads `1,234` as one number.
 
@@ -142,7 +147,7 @@ def _read(text: str, tokens: list[Token], *, words: bool) -> None:
             _letters(piece, tokens, words=words, spaced=spaced, rest=text[at : at + 30])
         elif kind == "begin":
             name = piece[piece.index("{") + 1 : piece.index("}")]
-            tokens.append(Token(piece[1:4], name.rstrip("*")))
+            tokens.append(Token("beg" if piece[1] == "b" else "close", name.rstrip("*")))
         elif kind == "sign":
             if piece not in SIGNS:
                 raise Unreadable(f"the sign {piece!r} is not known")

@@ -11,7 +11,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
 
-from grpo_reward_math.tree import Unreadable
+from grpo_reward_math.tree import Node, Unreadable
 
 
 class Unit(NamedTuple):
@@ -159,9 +159,25 @@ def read_unit(parts: tuple[tuple[str, int], ...]) -> Unit:
     return Unit(scale, tuple(sorted((k, v) for k, v in dimensions.items() if v)))
 
 
-def is_measure(unit: Unit) -> bool:
-    """Whether it is a measuring unit rather than a thing counted."""
-    return any(not name.startswith("thing:") for name, _ in unit.dimensions)
+def read_quantity(node: Node) -> tuple[Node, Unit | None]:
+    """A tree's value and unit; no unit for what is no quantity. Raises Unreadable."""
+    if node.kind != "quantity":
+        return node, None
+    words: list[tuple[str, int]] = []
+    power, sign = 1, 1
+    for word in node.name.split():
+        if word in ("^", "*"):
+            continue
+        if word in ("/", "-"):
+            sign = -1
+            continue
+        if word.isdigit() and words:
+            power = int(word)
+            words[-1] = (words[-1][0], words[-1][1] * min(power, 9) * sign)
+        else:
+            words.append((word, sign))
+        sign = 1
+    return node.args[0], read_unit(tuple(words))
 
 
 def _lookup(word: str) -> tuple[str, Fraction] | None:

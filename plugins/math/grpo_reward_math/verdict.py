@@ -100,8 +100,10 @@ def decide(gold: Gold, answer: str, rules: Rules) -> Verdict:
     if gold.choice is not None:
         read = words.read_choice if gold.with_text else words.read_letter
         letter = read(answer)
-        if letter != gold.choice and gold.inner is not None:
-            return decide(gold.inner, answer, rules)
+        if gold.inner is not None:
+            said = words.choice_text(answer) if letter == gold.choice else answer
+            if said:
+                return decide(gold.inner, said, rules)
         if letter is None:
             return Verdict(False, "one choice letter is wanted")
         return Verdict(
@@ -122,11 +124,13 @@ def _compare_trees(gold: Gold, answer: str, rules: Rules) -> Verdict:
         return Verdict(True, "the same text")
     if gold.readings == (_EMPTY_SET,) and words.says_nothing(answer):
         return Verdict(True, "there is nothing, both say")
-    mine = gold.readings or _number_readings(gold.text)
+    mine = gold.readings or (_number_readings(gold.text, gold.number) if gold.number else ())
     try:
         theirs = answer_readings(answer, chains=rules.chains, approximate=rules.approximate)
     except Unreadable as error:
         return Verdict(False, f"the answer cannot be read: {error}")
+    except TooCostly as error:
+        return Verdict(False, f"not worked out: {error}")
     verdict = Verdict(False, "another value")
     for first, reading in enumerate(mine):
         for other in theirs:
@@ -151,8 +155,15 @@ def _compare_trees(gold: Gold, answer: str, rules: Rules) -> Verdict:
 
 
 @lru_cache(maxsize=8192)
-def _number_readings(text: str) -> tuple[Node, ...]:
-    return gold_readings(text)
+def _number_readings(text: str, number: Number) -> tuple[Node, ...]:
+    """A numeral as a tree; its text may also read as a quantity or a list."""
+    try:
+        return gold_readings(text)
+    except (Unreadable, TooCostly):
+        value = number.value * 100 if number.percent else number.value
+        decimals = number.decimals - 2 if number.percent and number.decimals else number.decimals
+        node = Node("num", value=value, decimals=decimals)
+        return (Node("percent", (node,)) if number.percent else node,)
 
 
 def compare_numbers(gold: Number, answer: Number, rules: Rules) -> Verdict:

@@ -179,6 +179,12 @@ def read_choice(text: str) -> str | None:
     return None if hedged or any(other != letter for other in others) else letter
 
 
+def choice_text(text: str) -> str:
+    """What follows the letter of a multiple-choice answer; empty when nothing does."""
+    match = _CHOICE.fullmatch(text.strip().strip("$").strip().rstrip("."))
+    return match[2].strip().strip("}").strip() if match else ""
+
+
 def read_letter(text: str) -> str | None:
     """A choice letter that stands alone, with or without brackets."""
     letter = _unwrapped(text).rstrip(".").strip()

@@ -182,6 +182,7 @@ SAME = {
         ("C", r"\text{C}"),
         (r"\textbf{(E) } 12", "E"),
         ("(B) 12", "12"),
+        ("(B) 12", "B) 12.0"),
         (r"\text{June 20}", "June 20"),
         (r"6:30 \text{ p.m.}", "6:30 PM"),
     ],
@@ -240,7 +241,16 @@ DIFFERENT = {
         ("n", "n+10^{-60}"),
         (r"\sin x", r"\cos x"),
     ],
+    "syntax": [
+        ("7", r"7\end{pmatrix}8"),
+        ("7", "7 or"),
+        ("7", r"\text{or } 7"),
+        ("1,000", "1, 0"),
+    ],
     "equations": [
+        ("f(n)=n^2", "f(n)/3=n^2"),
+        ("f(n)=n", "f(3n)=n"),
+        ("7", "2a+b=7"),
         ("8", "|7|=8"),
         ("7", "x+1=7"),
         ("7", "2x=14"),
@@ -302,6 +312,7 @@ DIFFERENT = {
         ("(C)", "A, B, C"),
         ("(B) 12", "C"),
         ("(B) 12", "B or C"),
+        ("(B) 12", "(B) 13"),
         ("Petya will win the game.", "game"),
         ("yes", "yes and no"),
     ],
@@ -330,7 +341,18 @@ def test_different(judge: Judge, topic: str) -> None:
 
 @pytest.mark.parametrize(
     "gold",
-    [r"\frac{1}{", "see the solution", "???", "x+", r"\foo{3}", "{{{", "1/0", "&^%", "to be shown"],
+    [
+        r"\frac{1}{",
+        "see the solution",
+        "???",
+        "x+",
+        r"\foo{3}",
+        "{{{",
+        "1/0",
+        "&^%",
+        "to be shown",
+        r"7 \text{ (maybe)}",
+    ],
 )
 @pytest.mark.parametrize("answer", ["3", "", r"\frac{1}{"])
 def test_a_gold_that_cannot_be_read_abstains_whatever_the_answer(
