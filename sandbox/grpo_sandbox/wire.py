@@ -182,12 +182,14 @@ def decode(data: Any, resolve: Callable[[int], Any] | None = None) -> Any:
         raise ProtocolError(f"no plain value: {type(error).__name__}") from None
 
 
-def _decode(data: Any, resolve: Callable[[int], Any] | None) -> Any:
+def _decode(data: Any, resolve: Callable[[int], Any] | None, depth: int = 0) -> Any:
+    if depth > _MAX_DEPTH:
+        raise ProtocolError("nested too deep")
     kind = type(data)
     if data is None or kind in (bool, int, float, str):
         return data
     if kind is list:
-        return [_decode(item, resolve) for item in data]
+        return [_decode(item, resolve, depth + 1) for item in data]
     if kind is not dict or len(data) != 1:
         raise ProtocolError("no plain value")
     ((tag, body),) = data.items()
@@ -205,10 +207,10 @@ def _decode(data: Any, resolve: Callable[[int], Any] | None) -> Any:
     if type(body) is not list:
         raise ProtocolError("no plain value")
     if tag == "dict":
-        pairs = [(_decode(k, resolve), _decode(v, resolve)) for k, v in body]
+        pairs = [(_decode(k, resolve, depth + 1), _decode(v, resolve, depth + 1)) for k, v in body]
         _refuse_collisions([k for k, _ in pairs])
         return dict(pairs)
-    items = [_decode(item, resolve) for item in body]
+    items = [_decode(item, resolve, depth + 1) for item in body]
     if tag == "tuple":
         return tuple(items)
     if tag in ("set", "frozenset"):

@@ -20,3 +20,7 @@ def made(tier: int) -> Sandbox:
 def sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
     with made(request.param) as sandbox:
         yield sandbox
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "slow: takes minutes; not among the default tests")

@@ -94,6 +94,7 @@ def test_what_is_too_big_or_too_deep_does_not_cross() -> None:
         {"range": [1, 2, 0]},
         {"a": 1, "b": 2},
         {},
+        json.loads("[" * 300 + "]" * 300),
         {"dict": [[n * (2**61 - 1), 0] for n in range(2000)]},
         {"set": [{"tuple": [n * (2**61 - 1)]} for n in range(2000)]},
     ],

@@ -141,7 +141,7 @@ class Code(Reward):
         try:
             results, total = self._run(self._sandbox(), task)
         except SandboxFailed as error:
-            return Score(None, Outcome.error, str(error))
+            return Score(None, Outcome.error, _one_line(str(error)))
         passed = sum(result.passed for result in results)
         details = {"passed": float(passed), "tests": float(total)}
         value = passed / total if self.options.credit == "fraction" else float(passed == total)
@@ -149,7 +149,8 @@ class Code(Reward):
         if not failed:
             return Score(value, reason=f"passed {total} of {total} tests", details=details)
         which, first = failed[0]
-        return Score(value, reason=f"test {which} of {total}: {first.reason}", details=details)
+        reason = _one_line(f"test {which} of {total}: {first.reason}")
+        return Score(value, reason=reason, details=details)
 
     def _sandbox(self) -> Sandbox:
         options = self.options
@@ -270,6 +271,11 @@ def _with_indentation(sample: Sample) -> str:
 
 def _difference(got: str, expected: str) -> str:
     return f"expected {_shortened(expected)}, got {_shortened(got)}"
+
+
+def _one_line(text: str) -> str:
+    """Without line ends and whatever else does strange things to a log."""
+    return "".join(c if c.isprintable() else " " for c in text[:1000]).strip()
 
 
 def _shortened(text: str) -> str:

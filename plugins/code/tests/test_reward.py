@@ -252,6 +252,14 @@ def test_cheats_on_programs_lose(judge: Any, cheat: str) -> None:
     assert judge(f"```python\n{cheat}\n```", PROGRAMS).value == 0.0
 
 
+def test_reasons_are_one_printable_line(judge: Any) -> None:
+    columns = {"test_list": ["assert f(1) == 2"]}
+    score = judge("def f(x): raise ValueError('a\\nb\\x1b[2J\\x00c')", columns)
+    assert score.reason.endswith("f(1) raised ValueError: a b [2J c") and score.reason.isprintable()
+    score = judge("def f(x): return 10 ** 5000", {"inputs": [[1]], "outputs": [2], "fn_name": "f"})
+    assert score.reason == "test 1 of 1: expected '2', got 'a int too long to write'"
+
+
 def test_importing_the_plugin_is_cheap() -> None:
     import subprocess
     import sys
