@@ -53,7 +53,8 @@ def check(
         reward = entry(**_options(option or []))
     except ValidationError as error:
         raise from_validation(error, entry.cls.Options).within("-o") from None
-    rows = _rows(data, reward.requires) if data is not None else []
+    grouped = reward.scope == "group"
+    rows = _rows(data, reward.requires, grouped) if data is not None else []
     started = time.monotonic()
     options = reward.options.model_dump(exclude_unset=True, by_alias=True)
     with Lab(name, options, rows=_spread(rows), host=host) as lab:
@@ -110,7 +111,7 @@ def _print_audit(lab: Lab, host: Host, data: Path, rows: list[tuple[int, Sample]
     return bool(silent or found.count("refused") or found.count("failed"))
 
 
-def _rows(path: Path, required: Iterable[str]) -> list[tuple[int, Sample]]:
+def _rows(path: Path, required: Iterable[str], grouped: bool) -> list[tuple[int, Sample]]:
     """Line number and sample of every row. Raises ConfigError where one is no row."""
     from grpo_core.errors import ConfigError, nearest
     from grpo_core.testing.samples import row_sample
@@ -126,6 +127,8 @@ def _rows(path: Path, required: Iterable[str]) -> list[tuple[int, Sample]]:
                 row: Any = json.loads(text)
                 if not isinstance(row, dict):
                     raise ValueError("not an object")
+                if grouped and row.get("group") is None:
+                    raise ValueError("no 'group', and the reward judges whole groups")
                 rows.append((number, row_sample(row, required)))
             except (ValueError, RecursionError) as error:
                 raise ConfigError(f"line {number}: {error}", file=str(path)) from None

@@ -7,7 +7,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -23,7 +25,8 @@ class RewardContract:
     """Subclass it under a name that starts with `Test`, and set `reward`."""
 
     reward: ClassVar[str | type[Reward]]
-    """What a config would say: a registered name, `file.py:name`, `module:name`; or the class."""
+    """What a config would say: a registered name, `file.py:name` (relative to the test's
+    file), `module:name`; or the class."""
 
     options: ClassVar[Mapping[str, Any]] = {}
     """The options to test it with."""
@@ -35,9 +38,12 @@ class RewardContract:
     waive: ClassVar[Mapping[str, str]] = {}
     """Checks not to run, by name, each with the reason: `{"no_network": "asks a model"}`."""
 
-    perfect: Callable[[Sample], Text | None] | None = None
-    """A method `perfect(self, sample)`: the completion that deserves the maximum, None
-    where there is none. Default: the class's `perfect`, else usual ways are tried."""
+    def perfect(self, sample: Sample) -> Text | None:
+        """The completion that deserves the maximum on this row, None where there is none.
+
+        Not overridden: the reward's own `perfect`, else the usual ways are tried.
+        """
+        raise NotImplementedError
 
     _lab: ClassVar[Lab]
 
@@ -52,8 +58,14 @@ class RewardContract:
             for what, check in (("network", "no_network"), ("files", "no_writes"))
             if check in cls.waive
         }
+        overridden = cls.perfect is not RewardContract.perfect
         cls._lab = Lab(
-            cls.reward, cls.options, examples=cls.examples, perfect=cls().perfect, allowed=allowed
+            cls.reward,
+            cls.options,
+            examples=cls.examples,
+            perfect=cls().perfect if overridden else None,
+            allowed=allowed,
+            base_dir=Path(inspect.getfile(cls)).parent,
         )
 
     @classmethod

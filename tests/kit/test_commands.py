@@ -52,6 +52,9 @@ class Exact(Reward):
             return None
         return float(sample.completion_text == gold.strip() != "13")
 
+class Shortest(Reward):
+    scope = "group"
+
 def broken(prompts, completions, **columns):
     raise RuntimeError("out of order")
 '''
@@ -122,6 +125,7 @@ def test_check_fails_where_it_abstains_on_every_row(folder):
         ("mine.py:Exact", None, ["slack"], "-o slack: expected KEY=VALUE"),
         ("mine.py:Exact", "absent.jsonl", [], "there is no file absent.jsonl"),
         ("mine.py:Exact", "mine.py", [], "mine.py: line 2: "),
+        ("mine.py:Shortest", "rows.jsonl", [], "rows.jsonl: line 1: no 'group', and the reward"),
         (
             "mine.py:Exact",
             "rows.jsonl",
