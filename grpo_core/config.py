@@ -186,6 +186,10 @@ class ScoringConfig(Section):
 
     workers: int | None = Field(default=None, gt=0)
     """Worker processes; as many as cores when not given."""
+    memory_mb: int = Field(default=2048, ge=0)
+    """Of memory that a worker may use; 0: no limit."""
+    executor: Literal["local", "ray"] = "local"
+    """Where workers run: on this machine, or as actors of a Ray cluster."""
 
 
 class PluginsConfig(Section):

@@ -136,7 +136,16 @@ class Trainer:
         if config.train.trackers:
             self.accelerator.init_trackers(self.run.path.name, config=_flat(config.model_dump()))
         summary = self.run.read_summary() if self.first_step > 1 else {}
-        with Scorer(self.rubric, **_workers(config)) as self.scorer, self._ctrl_c():
+        scoring = config.scoring
+        with (
+            Scorer(
+                self.rubric,
+                scoring.workers,
+                memory_mb=scoring.memory_mb,
+                executor=scoring.executor,
+            ) as self.scorer,
+            self._ctrl_c(),
+        ):
             if "before" not in summary:
                 summary["before"] = self.evaluate(0)
                 self.run.write_summary(summary)
@@ -556,11 +565,6 @@ def _mixed_precision(precision: str) -> str:
         fast = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
         return "bf16" if fast else "no"
     return {"float32": "no", "bfloat16": "bf16"}[precision]
-
-
-def _workers(config: Config) -> dict[str, int]:
-    workers = config.scoring.workers
-    return {} if workers is None else {"workers": workers}
 
 
 def _assistant(text: str) -> dict[str, str]:

@@ -166,6 +166,12 @@ def prepare(path: Path, overrides: Sequence[str]) -> Job:
         raise ConfigError(
             "cispo needs it, the cap on ratios (as in 5.0)", ("grpo", "epsilon_high"), str(path)
         )
+    if config.scoring.executor == "ray" and importlib.util.find_spec("ray") is None:
+        raise ConfigError(
+            "ray is not installed: pip install 'grpo-core[ray]'",
+            ("scoring", "executor"),
+            str(path),
+        )
     for i, tracker in enumerate(config.train.trackers):
         if importlib.util.find_spec(tracker) is None:
             raise ConfigError(
