@@ -69,6 +69,8 @@ class _Comparison:
             and (equations := same_equation(gold, answer))
         ):
             return Match(True, equations)
+        if (letters := _choice_letters(gold)) and letters == _choice_letters(answer):
+            return Match(True, "the same choices")
         gold_named, answer_named = shapes.named_tuple(gold), shapes.named_tuple(answer)
         if gold_named is not None and answer_named is not None:
             match = self.several(gold_named, answer_named)
@@ -241,7 +243,7 @@ class _Comparison:
         mine = as_set(shapes.unlabel(gold).value if not describes_set(gold) else gold)
         theirs = as_set(value)
         if mine is None:
-            if gold.kind == value.kind and gold.kind in ("rel", "list", "chain"):
+            if gold.kind == value.kind and gold.kind in ("rel", "list", "chain", "builder"):
                 return self.inequalities(gold, value)
             raise Unreadable("the gold's set is not understood")
         if theirs is None:
@@ -252,6 +254,11 @@ class _Comparison:
 
     def inequalities(self, gold: Node, answer: Node) -> Match:
         """Inequalities in several variables, side by side."""
+        if gold.kind == "builder":  # {(x, y) | x + y = 1}
+            for mine, other in zip(gold.args, answer.args, strict=True):
+                if not self.answers(mine, other).equal:
+                    return Match(False, "a set with another condition")
+            return Match(True, "the same set, condition by condition")
         if gold.kind == "rel":
             return self.relations(gold, answer)
         if gold.kind == "chain":
@@ -340,6 +347,14 @@ class _Comparison:
         if match.equal:
             return Match(True, f"{match.why}, with its unit")
         return Match(False, "another quantity" if my_unit.scale != their_unit.scale else match.why)
+
+
+def _choice_letters(node: Node) -> list[str] | None:
+    """The letters of `ACD` or `A, C, D`, in order; None for anything else."""
+    if node.kind not in ("mul", "list"):
+        return None
+    names = [arg.name for arg in node.args if arg.kind == "var" and arg.name in "ABCDEFG"]
+    return sorted(names) if len(names) == len(set(names)) == len(node.args) else None
 
 
 def as_equation(part: Labelled) -> Node | None:

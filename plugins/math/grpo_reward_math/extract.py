@@ -32,9 +32,8 @@ class _Box(NamedTuple):
 _MARKS = re.compile(
     r"\\(?:boxed|fbox)\s*(?P<open>\{)"
     r"|\\(?:boxed|fbox)[\s$]*(?P<bare>[-+]?[0-9][0-9.,]*(?<=[0-9])|[A-Za-z0-9](?![A-Za-z]))"
-    r"|\\."
-    r"|[{}]",
-    re.DOTALL,
+    r"|\\\\(?!boxed|fbox)|\\[{}]"
+    r"|[{}]"
 )
 _INNER_BOX = re.compile(r"\s*\\(?:boxed|fbox)\s*\{(.*)\}\s*", re.DOTALL)
 _JOINER = re.compile(

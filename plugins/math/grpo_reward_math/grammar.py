@@ -85,6 +85,11 @@ class _Parser(ExpressionReader):
             if after < len(self.tokens) and self.tokens[after].kind == ":":
                 self.at = after + 1
                 return
+        words = {token.text.lower() for token in self.tokens[self.at : at]}
+        rest = [token.kind for token in self.tokens[at : at + 2]]
+        if words <= _CONDITION_WORDS and rest == ["var", "rel"]:
+            self.at = at  # "all integers n \\ge 3"
+            return
         if at < len(self.tokens) and (
             self.tokens[at].kind == ":" or self.tokens[at][:2] == ("rel", "=")
         ):
@@ -99,7 +104,9 @@ class _Parser(ExpressionReader):
             if token.kind in ("word", "cond", "sep"):
                 if token.kind == "word" and token.text.lower() not in _CONDITION_WORDS:
                     raise Unreadable(f"a condition that is not understood follows ({token.text})")
-            elif token[:2] == ("rel", "in") or token.kind in ("var", "numbers"):
+            elif token.kind in ("var", "numbers", "num") or (
+                token.kind == "rel" and token.text in ("in", "<", ">", "<=", ">=", "!=")
+            ):
                 continue
             else:
                 raise Unreadable("a condition that is not understood follows")

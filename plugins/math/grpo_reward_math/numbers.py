@@ -47,6 +47,18 @@ _BAR = re.compile(
 )
 
 
+_words = str.split
+_SPELLED = {
+    word: value
+    for value, word in enumerate(
+        _words(
+            "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
+            "fifteen sixteen seventeen eighteen nineteen twenty"
+        )
+    )
+}
+
+
 def read_number(text: str) -> Number | None:
     """The number that `text` spells from end to end, or None.
 
@@ -60,6 +72,9 @@ def read_number(text: str) -> Number | None:
     text = text.strip()
     if text.isascii() and text.isdigit():
         return Number(Fraction(int(text)))
+    if text.isalpha():
+        spelled = _SPELLED.get(text.lower())
+        return None if spelled is None else Number(Fraction(spelled))
     if match := _NUMERAL.fullmatch(text):
         return _numeral(match)
     if match := _BAR.fullmatch(text):

@@ -40,7 +40,7 @@ def gold_readings(text: str) -> tuple[Node, ...]:
         if (
             describes_set(reading)
             and as_set(reading) is None
-            and reading.kind not in ("rel", "chain", "list")
+            and reading.kind not in ("rel", "chain", "list", "builder")
         ):
             raise Unreadable("its set is not understood")
     return tuple(readings)

@@ -6,7 +6,8 @@ It finds the answer (`extract`), reads the gold (`gold`) and asks for a verdict
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import ClassVar, Literal
 
 from grpo_core import Reward, Sample, Score
 from grpo_reward_math.extract import Rule, find_answer
@@ -46,6 +47,15 @@ class Math(Reward):
 
     range = (0.0, 1.0)
     isolation = "process"
+    examples: ClassVar[Sequence[tuple[Sample, float | None]]] = [
+        (Sample("48/2", r"<think>24</think> \boxed{24}", {"answer": "24"}), 1.0),
+        (Sample("1/4 + 1/4", r"\boxed{\frac{2}{4}}", {"answer": "0.5"}), 1.0),
+        (Sample("Solve x^2 = x + 2.", r"\boxed{-1} and \boxed{2}", {"answer": "2, -1"}), 1.0),
+        (Sample("48/2", r"<think>\boxed{24}</think> unsure", {"answer": "24"}), 0.0),
+        (Sample("1 + 1", r"\boxed{1 = 2}", {"answer": "2"}), 0.0),
+        (Sample("How far?", r"\boxed{5 \text{ m}}", {"answer": "5 km"}), 0.0),
+        (Sample("Prove it.", r"\boxed{7}", {"answer": "see the solution"}), None),
+    ]
     on_timeout = 0.0  # an answer that nobody can evaluate is not right
 
     options: Options
@@ -83,6 +93,18 @@ class Math(Reward):
             reason=f"{found.rule}, {_short(found.text)}, {relation} the gold {_short(text)}: "
             f"{verdict.why}",
         )
+
+    def perfect(self, sample: Sample) -> str | None:
+        """The completion that deserves 1.0 for a row; None where its gold cannot be read."""
+        text = gold_text(sample.columns.get(self.options.answer_column))
+        if text is None or read_gold(text, self.options.kind).unreadable:
+            return None
+        written = {
+            "hash": f"#### {text}",
+            "phrase": f"The answer is {text}",
+            "tag": f"<{sample.tags.answer}>{text}</{sample.tags.answer}>",
+        }
+        return written.get(self.options.extract, rf"\boxed{{{text}}}")
 
     def _is_tagged(self, sample: Sample) -> bool:
         return (

@@ -68,6 +68,7 @@ _BEFORE_UNITS = frozenset(("sq", "cu", "square", "cubic", "per"))
 _ABBREVIATED = re.compile(
     r"\b(sq|cu)\.\s?|\bRs\.?\s?(?=[0-9])|\\text\s*\{\s*Rs\.?\s*\}\s*(?=[0-9])"
 )
+_NOT_EQUAL = re.compile(r"\\not\s*=")
 _PRICE = re.compile(r"(\s*-?\s*)\$(\s*[0-9].*)", re.DOTALL)
 _ORDINAL = frozenset({"st", "nd", "rd", "th"})
 
@@ -116,6 +117,10 @@ def _repaired(text: str) -> str:
         text = _LOWERED.sub(lambda m: f"_{{{m[0].translate(LEVEL)}}}", text).translate(UNICODE)
     if "\\\\" in text and "\\begin" not in text:
         text = _DOUBLED.sub(r"\\", text)
+    if "\\not" in text:
+        text = _NOT_EQUAL.sub(r"\\ne ", text)
+    if "&" in text:
+        text = text.replace("&lt;", "<").replace("&gt;", ">")
     if "." in text or "Rs" in text:
         text = _ABBREVIATED.sub(lambda m: f"{m[1]} " if m[1] else "\\rupees ", text)
     text = text.replace(",\\!", ",")
@@ -260,6 +265,8 @@ def _letters(run: str, tokens: list[Token], *, words: bool, spaced: bool, rest: 
             tokens.append(_token(PLAIN_WORDS[lower]))
     elif run in GREEK:
         tokens.append(Token("var", run))
+    elif run in ("C", "F") and previous == "deg":
+        tokens.append(Token("word", run))
     elif len(run) == 1:
         if is_unit(run) and _stands_for_unit(tokens, spaced, rest):
             tokens.append(Token("word", run))

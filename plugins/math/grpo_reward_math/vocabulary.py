@@ -253,6 +253,7 @@ UNICODE: dict[int, str] = {
         ord(sign): plain
         for sign, plain in {
             **{chr(0x2460 + at): f",{at + 1}," for at in range(20)},  # circled: a list of items
+            "¢": "\\text{ cents}",
             "或": " or ",
             "且": " and ",
             "和": " and ",

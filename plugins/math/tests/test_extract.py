@@ -22,6 +22,9 @@ from grpo_reward_math.extract import find_answer
         (r"\boxed{12} and then \boxed{1", "12"),
         (r"\boxed{\boxed{7}}", "7"),
         (r"} \boxed{7} {", "7"),
+        (r"\\boxed{7}", "7"),
+        (r"\\ \boxed{7}", "7"),
+        (r"\boxed{\{7\}}", r"\{7\}"),
     ],
 )
 def test_the_last_complete_box_is_the_answer(text: str, answer: str) -> None:

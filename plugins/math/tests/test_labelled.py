@@ -4,9 +4,8 @@ import csv
 import json
 from pathlib import Path
 
-from grpo_reward_math import Math
-
 from grpo_core import Sample
+from grpo_reward_math import Math
 
 DATA = Path(__file__).parent / "data"
 MATH = Math()

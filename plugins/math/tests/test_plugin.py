@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 import grpo_core
 from grpo_core import Outcome, Sample
 from grpo_reward_math import Math
@@ -31,6 +33,22 @@ def test_the_gold_as_a_perfect_completion_scores_one() -> None:
         text = str(gold).replace("#### ", "")
         completion = text if "boxed" in text else rf"\boxed{{{text}}}"
         assert Math().score(Sample("Q", completion, {"answer": gold})).value == 1.0, gold
+
+
+@pytest.mark.parametrize("extract", ["boxed", "tag", "hash", "phrase", "any"])
+def test_perfect_completions_deserve_the_maximum(extract: str) -> None:
+    reward = Math(extract=extract)
+    for gold in ("24", 0.2, r"\frac{1}{2}", "5 km", "(1, 2)", "odd"):
+        row = Sample("Q", "", {"answer": gold})
+        completion = reward.perfect(row)
+        assert completion is not None
+        assert reward.score(Sample("Q", completion, row.columns)).value == 1.0, gold
+    assert reward.perfect(Sample("Q", "", {"answer": "???"})) is None
+
+
+def test_its_examples_are_true() -> None:
+    for sample, value in Math.examples:
+        assert Math().score(sample).value == value
 
 
 def test_importing_and_judging_numbers_loads_neither_sympy_nor_mpmath() -> None:
