@@ -69,7 +69,7 @@ class _Comparison:
             and (equations := same_equation(gold, answer))
         ):
             return Match(True, equations)
-        if (letters := _choice_letters(gold)) and letters == _choice_letters(answer):
+        if (letters := shapes.choice_letters(gold)) and letters == shapes.choice_letters(answer):
             return Match(True, "the same choices")
         gold_named, answer_named = shapes.named_tuple(gold), shapes.named_tuple(answer)
         if gold_named is not None and answer_named is not None:
@@ -107,7 +107,7 @@ class _Comparison:
         value = answer.value
         if gold.bound and answer.bound and len(gold.bound) == len(answer.bound):
             value = value.renamed(dict(zip(answer.bound, gold.bound, strict=True)))
-        elif not _labels_agree(gold, answer):
+        elif not shapes.labels_agree(gold, answer):
             return Match(False, "the value of something else")
         match = self.values(gold.value, value)
         if gold.bound and not match.equal:
@@ -139,9 +139,9 @@ class _Comparison:
         match = self.any_order([part.value for part in gold], [part.value for part in answer])
         if match.equal or not any(part.value.kind == "rel" for part in (*gold, *answer)):
             return match
-        equations = [as_equation(part) for part in answer]
+        equations = [shapes.as_equation(part) for part in answer]
         for part in gold:
-            wanted = as_equation(part)
+            wanted = shapes.as_equation(part)
             for at, given in enumerate(equations):
                 if wanted is not None and given is not None and same_equation(wanted, given):
                     del equations[at]
@@ -347,32 +347,6 @@ class _Comparison:
         if match.equal:
             return Match(True, f"{match.why}, with its unit")
         return Match(False, "another quantity" if my_unit.scale != their_unit.scale else match.why)
-
-
-def _choice_letters(node: Node) -> list[str] | None:
-    """The letters of `ACD` or `A, C, D`, in order; None for anything else."""
-    if node.kind not in ("mul", "list"):
-        return None
-    names = [arg.name for arg in node.args if arg.kind == "var" and arg.name in "ABCDEFG"]
-    return sorted(names) if len(names) == len(set(names)) == len(node.args) else None
-
-
-def as_equation(part: Labelled) -> Node | None:
-    """`y = 2x` again, from its label and value."""
-    if part.value.kind == "rel":
-        return part.value
-    if not part.label or not is_expression(part.value):
-        return None
-    return Node("rel", (Node("var", name=part.label), part.value), "=")
-
-
-def _labels_agree(gold: Labelled, answer: Labelled) -> bool:
-    """Labels agree unless both are plain variables that differ: y may be f(x)."""
-    if answer.label.startswith(shapes.COUNTED) and answer.label != gold.label:
-        return False
-    if not gold.label or not answer.label or gold.bound or answer.bound:
-        return True
-    return gold.label.lower() == answer.label.lower()
 
 
 def _is_angle(unit: Unit) -> bool:

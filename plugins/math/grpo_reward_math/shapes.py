@@ -202,3 +202,29 @@ def is_parameter(node: Node, name: str) -> bool:
         if part.kind == "tuple" and all(map(is_expression, part.args)) and name in part.variables():
             return True
     return False
+
+
+def choice_letters(node: Node) -> list[str] | None:
+    """The letters of `ACD` or `A, C, D`, in order; None for anything else."""
+    if node.kind not in ("mul", "list"):
+        return None
+    names = [arg.name for arg in node.args if arg.kind == "var" and arg.name in "ABCDEFG"]
+    return sorted(names) if len(names) == len(set(names)) == len(node.args) else None
+
+
+def as_equation(part: Labelled) -> Node | None:
+    """`y = 2x` again, from its label and value."""
+    if part.value.kind == "rel":
+        return part.value
+    if not part.label or not is_expression(part.value):
+        return None
+    return Node("rel", (Node("var", name=part.label), part.value), "=")
+
+
+def labels_agree(gold: Labelled, answer: Labelled) -> bool:
+    """Labels agree unless both are plain variables that differ: y may be f(x)."""
+    if answer.label.startswith(COUNTED) and answer.label != gold.label:
+        return False
+    if not gold.label or not answer.label or gold.bound or answer.bound:
+        return True
+    return gold.label.lower() == answer.label.lower()

@@ -110,7 +110,8 @@ def decide(gold: Gold, answer: str, rules: Rules) -> Verdict:
             letter == gold.choice, "the same choice" if letter == gold.choice else "another choice"
         )
     if gold.words is not None:
-        why = words.same_text(gold.words, answer)
+        same = _squeezed(gold.text) == _squeezed(answer)
+        why = "the same text" if same else words.same_text(gold.words, answer)
         return Verdict(bool(why), why or "other words")
     return _compare_trees(gold, answer, rules)
 
