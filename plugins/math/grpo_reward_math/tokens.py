@@ -69,6 +69,7 @@ _ABBREVIATED = re.compile(
     r"\b(sq|cu)\.\s?|\bRs\.?\s?(?=[0-9])|\\text\s*\{\s*Rs\.?\s*\}\s*(?=[0-9])"
 )
 _NOT_EQUAL = re.compile(r"\\not\s*=")
+_LOST_ROW = re.compile(r"\\(?=[\s0-9-])")  # a row separator that lost a backslash
 _PRICE = re.compile(r"(\s*-?\s*)\$(\s*[0-9].*)", re.DOTALL)
 _ORDINAL = frozenset({"st", "nd", "rd", "th"})
 
@@ -115,6 +116,8 @@ def _repaired(text: str) -> str:
     if not text.isascii():
         text = _RAISED.sub(lambda m: f"^{{{m[0].translate(LEVEL)}}}", text)
         text = _LOWERED.sub(lambda m: f"_{{{m[0].translate(LEVEL)}}}", text).translate(UNICODE)
+    if "\\begin" in text and "\\\\" not in text:
+        text = _LOST_ROW.sub(r"\\\\", text)
     if "\\\\" in text and "\\begin" not in text:
         text = _DOUBLED.sub(r"\\", text)
     if "\\not" in text:

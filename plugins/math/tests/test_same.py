@@ -145,6 +145,7 @@ SAME = {
     "vectors, matrices, ratios, bases": [
         (r"\begin{pmatrix}1&2\\3&4\end{pmatrix}", r"\begin{bmatrix}1&2\\3&4.0\end{bmatrix}"),
         (r"\begin{pmatrix}-7\\16\\5\end{pmatrix}", "(-7,16,5)"),
+        (r"\begin{pmatrix} -7 \ 16 \ 5 \end{pmatrix}", "(-7,16,5)"),
         ("5:8", r"\frac{5}{8}"),
         ("1:2:3", "2:4:6"),
         ("1011_2", "1011_{2}"),
