@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from grpo_core.data import PromptTemplate
     from grpo_core.plugins import Host
-    from grpo_core.rewards import Sample
+    from grpo_core.rewards import Reward, Sample
     from grpo_core.testing.lab import Lab
 
 SHOWN = 20
@@ -24,6 +25,10 @@ def check(
     name: Annotated[str, typer.Argument(help="A reward: a name, file.py:name or module:name.")],
     data: Annotated[
         Path | None, typer.Option(help="JSON lines with the columns the reward reads.")
+    ] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(help="The prompt of a row, as data.prompt in a config: '{question}'."),
     ] = None,
     option: Annotated[
         list[str] | None, typer.Option("-o", metavar="KEY=VALUE", help="An option of the reward.")
@@ -40,6 +45,7 @@ def check(
     """
     from pydantic import ValidationError
 
+    from grpo_core.data import PromptTemplate
     from grpo_core.errors import from_validation
     from grpo_core.plugins import load_plugins
     from grpo_core.testing.check import run_check
@@ -47,14 +53,15 @@ def check(
     from grpo_core.testing.lab import Lab
     from grpo_core.testing.report import figures, line, told
 
+    template = PromptTemplate(prompt)
+    template.columns()  # raises where it is malformed
     host = load_plugins()
     entry = host.reward(name)
     try:
         reward = entry(**_options(option or []))
     except ValidationError as error:
         raise from_validation(error, entry.cls.Options).within("-o") from None
-    grouped = reward.scope == "group"
-    rows = _rows(data, reward.requires, grouped) if data is not None else []
+    rows = _rows(data, reward, template) if data is not None else []
     started = time.monotonic()
     options = reward.options.model_dump(exclude_unset=True, by_alias=True)
     with Lab(name, options, rows=_spread(rows), host=host) as lab:
@@ -111,7 +118,7 @@ def _print_audit(lab: Lab, host: Host, data: Path, rows: list[tuple[int, Sample]
     return bool(silent or found.count("refused") or found.count("failed"))
 
 
-def _rows(path: Path, required: Iterable[str], grouped: bool) -> list[tuple[int, Sample]]:
+def _rows(path: Path, reward: Reward, prompt: PromptTemplate) -> list[tuple[int, Sample]]:
     """Line number and sample of every row. Raises ConfigError where one is no row."""
     from grpo_core.errors import ConfigError, nearest
     from grpo_core.testing.samples import row_sample
@@ -127,15 +134,21 @@ def _rows(path: Path, required: Iterable[str], grouped: bool) -> list[tuple[int,
                 row: Any = json.loads(text)
                 if not isinstance(row, dict):
                     raise ValueError("not an object")
-                if grouped and row.get("group") is None:
+                if reward.scope == "group" and row.get("group") is None:
                     raise ValueError("no 'group', and the reward judges whole groups")
-                rows.append((number, row_sample(row, required)))
+                filled = prompt.fill(row) if prompt.template is not None else None
+                rows.append((number, row_sample(row, reward.requires, filled)))
             except (ValueError, RecursionError) as error:
-                raise ConfigError(f"line {number}: {error}", file=str(path)) from None
+                hint = "; give --prompt '{column}'" if str(error).startswith("no prompt") else ""
+                raise ConfigError(f"line {number}: {error}{hint}", file=str(path)) from None
+            except KeyError as error:
+                raise ConfigError(
+                    f"line {number}: --prompt: no column {error}", file=str(path)
+                ) from None
     if not rows:
         raise ConfigError(f"{path} has no rows")
     present = {column for _, sample in rows for column in sample.columns}
-    for column in required:
+    for column in reward.requires:
         if column not in present:
             raise ConfigError(
                 f"the reward needs the column {column!r}{nearest(column, present)}", file=str(path)

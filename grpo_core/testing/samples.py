@@ -102,13 +102,18 @@ class Perfect:
     write: Callable[[Sample], Text | None]
 
 
-def row_sample(row: Mapping[str, Any], required: Iterable[str] = ()) -> Sample:
+def row_sample(
+    row: Mapping[str, Any], required: Iterable[str] = (), prompt: Text | None = None
+) -> Sample:
     """A row of a dataset as a sample; the completion is empty where it has none.
 
-    Raises ValueError when there is nothing to take for a prompt.
+    Without `prompt` a column is taken for it; raises ValueError where none can be.
     """
-    name = next((name for name in PROMPTS if isinstance(row.get(name), (str, list))), None)
-    if name is None:
+    if prompt is None:
+        prompt = next(
+            (row[name] for name in PROMPTS if isinstance(row.get(name), (str, list))), None
+        )
+    if prompt is None:
         raise ValueError(f"no prompt: none of {', '.join(PROMPTS)} is there")
     completion = row.get("completion")
     if not isinstance(completion, (str, list)):
@@ -117,7 +122,7 @@ def row_sample(row: Mapping[str, Any], required: Iterable[str] = ()) -> Sample:
     columns = {key: value for key, value in row.items() if key not in hidden}
     group = row.get("group")
     return Sample(
-        row[name],
+        prompt,
         completion,
         columns,
         group if isinstance(group, (str, int)) else 0,

@@ -94,7 +94,7 @@ def test_check_fails_with_what_it_did_saw_and_why(folder):
 def test_check_lists_rows_it_abstains_on_and_rows_whose_gold_it_refuses(folder):
     golds = ["7", "8", "about nine", "10", "11", "", "12", *map(str, range(6, 600))]
     rows = write_rows(folder / "rows.jsonl", golds)
-    done = grpo("check", "mine.py:Exact", "--data", rows, cwd=folder)
+    done = grpo("check", "mine.py:Exact", "--data", rows, "--prompt", "{answer}?", cwd=folder)
     assert done.returncode == 1, done.stdout
     assert "601 rows, each judged with a perfect answer ('answer' as it is)" in done.stdout
     assert "on 2 rows it abstains" in done.stdout
@@ -138,8 +138,23 @@ def test_a_mistake_is_one_line(folder, monkeypatch, name, data, options, message
     monkeypatch.chdir(folder)
     write_rows(folder / "rows.jsonl", ["7"])
     with pytest.raises((ConfigError, PluginError)) as raised:
-        check(name, Path(data) if data else None, options)
+        check(name, Path(data) if data else None, None, options)
     assert message in str(raised.value) and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        (None, "line 1: no prompt: none of prompt, .* is there; give --prompt '{column}'"),
+        ("{sum}=", "line 2: --prompt: no column 'sum'"),
+        ("{sum", "malformed template"),
+    ],
+)
+def test_a_row_without_a_prompt_says_what_to_give(folder, monkeypatch, prompt, message):
+    monkeypatch.chdir(folder)
+    Path("rows.jsonl").write_text('{"sum": "1+2", "answer": "3"}\n{"answer": "3"}\n')
+    with pytest.raises(ConfigError, match=message):
+        check("mine.py:Exact", Path("rows.jsonl"), prompt)
 
 
 # --- show ----------------------------------------------------------------------------
