@@ -44,6 +44,8 @@ class Stream:
     data: bytearray = field(default_factory=bytearray)
     over: bool = False
     open: bool = True
+    live: bool = True
+    """Whether it is read while the job runs; else only what is left at the end."""
 
     def read(self) -> None:
         """Take what is there. Past the cap, nothing is kept."""
@@ -144,18 +146,23 @@ class Job:
         except OSError as error:
             raise NotBegun(f"a child died before its job: {error}") from None
 
-    def attend(self, stop_when: Stream | None = None) -> None:
+    def attend(self, live: int | None = None, stop_when: Stream | None = None) -> None:
         """Read streams until every child has ended; kill at the deadline and at a cap.
+
+        Of the channels, only that of the child `live` is read while the job runs.
 
         With `stop_when`, a second frame on that channel (the verdict) ends it all.
         Raises SandboxError when the zygote is gone.
         """
+        for which, channel in enumerate(self.channels):
+            channel.live = which == live
         poll = select.poll()
         control = self.zygote.control.fileno()
         poll.register(control, select.POLLIN)
         by_fd = {stream.fd: stream for stream in self.streams}
-        for fd in by_fd:
-            poll.register(fd, select.POLLIN)
+        for fd, stream in by_fd.items():
+            if stream.live:
+                poll.register(fd, select.POLLIN)
         give_up = self.deadline + _GRACE_S
         looks = not self.zygote.counts_threads or any(c.home for c in self.children)
         next_look = self.started + _LOOK_EVERY_S

@@ -294,12 +294,17 @@ class Sandbox:
             cap = int(self.limits.output_kb * 1024)
             out, err = job.pipe(cap), job.pipe(cap)
             written = job.write_ends()
-            given = sealed(stdin)
+            given = [sealed(stdin)] if stdin else []  # else it stays /dev/null
             try:
-                message = {"kind": "run", "source": source, "streams": [0, 1, 2]}
-                job.start(0, message, [given, *written])
+                message = {
+                    "kind": "run",
+                    "source": source,
+                    "streams": [0, 1, 2] if given else [1, 2],
+                }
+                job.start(0, message, [*given, *written])
             finally:
-                os.close(given)
+                for fd in given:
+                    os.close(fd)
                 job.close_write_ends()
             job.attend()
             told = job.messages(0)
@@ -321,7 +326,7 @@ class Sandbox:
     def _call(self, zygote: Zygote, message: dict[str, Any], wall_s: float | None) -> list[Reply]:
         with _job(zygote, 1, self._wall(wall_s), self.limits) as job:
             job.start(0, {**message, "streams": []}, [])
-            job.attend()
+            job.attend(live=0)
             told = job.messages(0, max(1, len(message["calls"])))
             end = job.end(0)
             if told and "load" in told[0]:
@@ -374,7 +379,7 @@ class Sandbox:
                 }
                 job.start(0, serve, [far.fileno()])
                 job.start(1, judge, [near.fileno()])
-            job.attend(stop_when=job.channels[1])
+            job.attend(live=1, stop_when=job.channels[1])
             told = job.messages(1)
             if told:  # a verdict is a verdict, even one that came at the deadline
                 job.timed_out = False
