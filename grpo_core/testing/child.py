@@ -207,19 +207,20 @@ _NETWORK = {
 }
 """Audit events that reach for a network, and which argument says where to."""
 
-_WRITES = {
-    "os.mkdir": (0, 2),
-    "os.remove": (0, 1),
-    "os.rmdir": (0, 1),
-    "os.rename": (1, 3),
-    "os.link": (1, 3),
-    "os.symlink": (1, 2),
-    "os.truncate": (0, None),
-    "os.chmod": (0, 2),
-    "os.chown": (0, 3),
-    "sqlite3.connect": (0, None),
+_WRITES: dict[str, tuple[tuple[int, int | None], ...]] = {
+    "os.mkdir": ((0, 2),),
+    "os.remove": ((0, 1),),
+    "os.rmdir": ((0, 1),),
+    "os.rename": ((0, 2), (1, 3)),
+    "os.link": ((1, 3),),
+    "os.symlink": ((1, 2),),
+    "os.truncate": ((0, None),),
+    "os.chmod": ((0, 2),),
+    "os.chown": ((0, 3),),
+    "sqlite3.connect": ((0, None),),
 }
-"""Audit events that change a file: the argument that names it, and its folder's descriptor."""
+"""Audit events that change files: the arguments that name one, each with the argument that
+holds its folder's descriptor."""
 
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
@@ -244,9 +245,9 @@ class Watch:
             if isinstance(flags, int) and flags & _WRITING:
                 self._write("opened for writing", path, None)
         elif event in _WRITES:
-            which, folder = _WRITES[event]
-            descriptor = arguments[folder] if folder is not None else None
-            self._write(event, arguments[which], descriptor)
+            for which, folder in _WRITES[event]:
+                descriptor = arguments[folder] if folder is not None else None
+                self._write(event, arguments[which], descriptor)
         elif event in _NETWORK:
             target = arguments[_NETWORK[event]]
             if event.endswith(("addrinfo", "byname")) or isinstance(target, tuple):

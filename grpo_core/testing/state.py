@@ -76,8 +76,11 @@ def _difference(before: Any, after: Any) -> str:
             )
             + more
         )
-    was, now = _short(before), _short(after)
-    return f"was {was}, is {now}" if was != now and len(was + now) < 200 else "changed"
+    if isinstance(before, list):
+        new = [item for item in after if item not in before]
+        return f"new is {_short(new[0])}" if new else "fewer or in another order"
+    was, now = repr(before), repr(after)
+    return f"was {was}, is {now}" if len(was + now) < 200 else "changed"
 
 
 def _short(value: Any) -> str:
