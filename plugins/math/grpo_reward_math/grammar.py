@@ -15,6 +15,9 @@ from grpo_reward_math.tokens import Token
 from grpo_reward_math.tree import Node, Unreadable, number
 from grpo_reward_math.units import read_unit, scale_word
 
+MAX_TREE_DEPTH = 100
+"""Everything after parsing recurses over the tree, three frames a level."""
+
 _words = str.split
 _DENIALS = frozenset(_words("not no never without except wrong incorrect false neither nor"))
 _NUMBER_SETS = frozenset(_words("N Z Q R C"))
@@ -33,6 +36,8 @@ def parse(tokens: tuple[Token, ...]) -> Node:
     node = parser.answer()
     if parser.kind != "end":
         raise Unreadable(f"{parser.token.text or parser.kind!r} is not expected there")
+    if node.depth() > MAX_TREE_DEPTH:
+        raise Unreadable(f"it is nested more than {MAX_TREE_DEPTH} deep")
     return node
 
 

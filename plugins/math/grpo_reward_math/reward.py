@@ -72,7 +72,9 @@ class Math(Reward):
             return Score(None, reason=f"no gold answer in column {options.answer_column!r}")
         gold = read_gold(text, options.kind)
         if gold.unreadable:
-            return Score(None, reason=f"the gold {_short(text)} cannot be read: {gold.unreadable}")
+            return Score(
+                None, reason=f"the gold {_short(text)} cannot be read: {_line(gold.unreadable)}"
+            )
         found = find_answer(sample.answer_text, options.extract, tagged=self._is_tagged(sample))
         if found.text is None:
             return Score(0.0, reason=found.rule)
@@ -91,7 +93,7 @@ class Math(Reward):
         return Score(
             float(verdict.equal),
             reason=f"{found.rule}, {_short(found.text)}, {relation} the gold {_short(text)}: "
-            f"{verdict.why}",
+            f"{_line(verdict.why)}",
         )
 
     def perfect(self, sample: Sample) -> str | None:
@@ -113,6 +115,13 @@ class Math(Reward):
         )
 
 
+def _line(why: str, limit: int = 160) -> str:
+    """One line of bounded length: a reason may quote what the model wrote."""
+    return why if len(why) <= limit and why.isprintable() else f"{why[:limit]!a}…"
+
+
 def _short(text: str, limit: int = 60) -> str:
     text = " ".join(text[: 4 * limit].split())
+    if not text.isprintable():
+        text = ascii(text)[1:-1]
     return f"`{text[: limit - 1]}…`" if len(text) > limit else f"`{text}`"

@@ -44,6 +44,15 @@ class Node:
             yield node
             stack.extend(node.args)
 
+    def depth(self) -> int:
+        """Levels of nodes, this one included. Does not recurse."""
+        deepest, stack = 0, [(self, 1)]
+        while stack:
+            node, level = stack.pop()
+            deepest = max(deepest, level)
+            stack.extend((arg, level + 1) for arg in node.args)
+        return deepest
+
     def variables(self) -> frozenset[str]:
         """Names of the variables in it; a call `f(x)` counts f."""
         return frozenset(n.name for n in self.walk() if n.kind in ("var", "call"))

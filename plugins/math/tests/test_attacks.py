@@ -97,6 +97,13 @@ def test_floods_of_text_are_read(extract: str) -> None:
         assert reward.score(Sample("Q", flood, {"answer": "8"})).value == 0.0
 
 
+def test_reasons_stay_one_short_line() -> None:
+    for bomb in ("a" * 1500, "\\" + "b" * 1500, "9" * 1500, "x\n" * 300, "\u202e" * 500):
+        reason = MATH.score(Sample("Q", rf"\boxed{{{bomb}}}", {"answer": "7"})).reason
+        assert len(reason) < 400
+        assert "\n" not in reason
+
+
 def test_a_gold_that_is_a_bomb_still_has_a_verdict() -> None:
     assert value("9^{9^{9^{9}}}", r"\boxed{7}") == 0.0
     assert value("9^{9^{9^{9}}}", r"\boxed{9^{9^{9^{9}}}}") == 1.0

@@ -115,6 +115,7 @@ def test_shapes_are_told_apart(text: str, kind: str) -> None:
         r"7 \text{ if } x > 1",
         r"\begin{foo} 1 \end{foo}",
         "1" + "/2" * 60,
+        "(" * 30 + "1" + "/1/1/1/1/1/1/1)" * 30,
         "7!!",
     ],
 )
