@@ -312,8 +312,8 @@ def _without_conditions(items: list[Node]) -> list[Node]:
             and node.args[1].name.startswith("set:")
         )
 
+    known: set[str] = set()  # variables of the items kept so far
     for item in items:
-        known = {name for other in kept for name in other.variables()}
         if kept and bounds_index(item) and item.args[0].variables() <= known:
             continue
         if is_domain(item) and item.args[0].variables() <= known:
@@ -326,4 +326,5 @@ def _without_conditions(items: list[Node]) -> list[Node]:
             right = rest[0] if len(rest) == 1 else replace(item.args[1], args=rest)
             item = replace(item, args=(item.args[0], right))
         kept.append(item)
+        known |= item.variables()
     return kept

@@ -26,7 +26,7 @@ MAX_EFFORT = 60_000
 """Parts of a formula times digits carried."""
 MAX_SPECIAL = 8
 """Factorials and binomials in a formula that is not rational as a whole; they are
-worked out to at most 300 digits."""
+worked out to at most 170 digits."""
 GUARD = 40
 """Digits to which values must agree, beyond those that occur in the formulas."""
 
@@ -263,7 +263,7 @@ class _Run:
         self.special += 1
         if (
             self.special > MAX_SPECIAL
-            or self.ctx.dps > 300
+            or self.ctx.dps > 170
             or any(abs(value) > 2000 for value in values)
         ):
             raise TooCostly("a factorial or binomial is too large to work out")
