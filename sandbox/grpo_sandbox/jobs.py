@@ -25,6 +25,10 @@ from grpo_sandbox.worker import Child, Ended, Zygote, cpu_limit_s
 
 _GRACE_S = 10.0
 """How long a killed child may take to be reported before the zygote is given up."""
+_BEGIN_S = 20.0
+_CHECK_EVERY_S = 0.01
+"""How long a child may take to begin its job, and how often it is asked whether it has.
+Until then its time does not run."""
 _LOOK_EVERY_S = 0.05
 """How often threads and scratch are counted where the kernel does not."""
 _CHUNK = 1 << 16
@@ -103,10 +107,11 @@ class NotBegun(SandboxError):
 class Job:
     """Children that run one job together, until all have ended or the deadline."""
 
-    def __init__(self, zygote: Zygote, children: list[Child], deadline: float, limits: Limits):
+    def __init__(self, zygote: Zygote, children: list[Child], wall_s: float, limits: Limits):
         self.zygote, self.children, self.limits = zygote, children, limits
         self.started = time.monotonic()
-        self.deadline = deadline
+        self.wall_s = wall_s
+        self.deadline = self.started + wall_s
         self.streams: list[Stream] = []
         self._reads: list[int] = []
         self._writes: list[int] = []
@@ -139,7 +144,7 @@ class Job:
         sock = self.children[which].channel
         data = wire.pack(job)
         try:
-            sock.settimeout(max(0.05, self.deadline - time.monotonic()))
+            sock.settimeout(_BEGIN_S)
             sent = socket.send_fds(sock, [data], fds) if fds else sock.send(data)
             if sent < len(data):
                 sock.sendall(data[sent:])
@@ -166,14 +171,22 @@ class Job:
         give_up = self.deadline + _GRACE_S
         looks = not self.zygote.counts_threads or any(c.home for c in self.children)
         next_look = self.started + _LOOK_EVERY_S
+        begun, next_check = False, self.started + _CHECK_EVERY_S
         while any(child.ended is None for child in self.children):
             now = time.monotonic()
+            if not begun and now >= next_check:
+                begun = self._begun() or now > self.started + _BEGIN_S
+                if not begun:  # a busy machine, not a slow program
+                    self.deadline, give_up = now + self.wall_s, now + self.wall_s + _GRACE_S
+                    next_check = now + _CHECK_EVERY_S
             if now >= self.deadline and not self.timed_out:
                 self.timed_out = True
                 self.kill()
             if now >= give_up:
                 raise SandboxError("a killed child was not reported by its zygote")
             wake = give_up if self.timed_out else self.deadline
+            if not begun:
+                wake = min(wake, next_check)
             if looks and not self.timed_out:
                 if now >= next_look:
                     self._look()
@@ -205,6 +218,13 @@ class Job:
         for child in self.children:
             if child.ended is None:
                 child.kill()
+
+    def _begun(self) -> bool:
+        """Whether every child has said that it has its job; it does so before it runs it."""
+        for channel in self.channels:
+            if not channel.data:
+                channel.read()
+        return all(channel.data for channel in self.channels)
 
     def _look(self) -> None:
         """Count what no kernel limit counts here: threads a job, bytes on a disk."""
@@ -245,7 +265,7 @@ class Job:
         outcome, reason = Outcome.finished, ""
         if self.timed_out:
             outcome = Outcome.timeout
-            reason = f"did not end within {self.deadline - self.started:.3g} s"
+            reason = f"did not end within {self.wall_s:.3g} s"
         elif self.violation is not None:
             outcome, reason = self.violation
         elif ended.exit == -signal.SIGKILL and ended.cpu_s >= cpu_limit_s(self.limits) - 0.5:

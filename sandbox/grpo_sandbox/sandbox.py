@@ -436,7 +436,7 @@ _refused: dict[int, str] = {}
 @contextlib.contextmanager
 def _job(zygote: Zygote, children: int, wall_s: float, limits: Limits) -> Iterator[Job]:
     taken = zygote.take(children, time.monotonic() + _TAKE_S)
-    job = Job(zygote, taken, time.monotonic() + wall_s, limits)
+    job = Job(zygote, taken, wall_s, limits)
     try:
         yield job
     finally:

@@ -123,6 +123,21 @@ def test_a_fork_of_the_controller_gets_its_own_zygote(sandbox: Sandbox) -> None:
         assert ours.run("print(3)").stdout == "3\n"
 
 
+def test_a_child_that_is_slow_to_begin_does_not_use_up_the_jobs_time(sandbox: Sandbox) -> None:
+    with Sandbox(tier=sandbox.tier) as ours:
+        ours.run("print(1)")
+        waiting = [child.pidfd for zygote in ours._idle for child in zygote.children.values()]
+        for pidfd in waiting:
+            signal.pidfd_send_signal(pidfd, signal.SIGSTOP)
+        later = threading.Timer(
+            0.6, lambda: [signal.pidfd_send_signal(fd, signal.SIGCONT) for fd in waiting]
+        )
+        later.start()
+        run = ours.run("print(2)", wall_s=0.2)
+        assert (run.outcome, run.stdout) == ("finished", "2\n")
+        later.join()
+
+
 def test_closing_ends_a_job_in_progress(sandbox: Sandbox) -> None:
     ours = Sandbox(tier=sandbox.tier)
     below = children(os.getpid())

@@ -43,6 +43,9 @@ _HINTS = {
     "pty.spawn": "starting programs",
 }
 _armed = False
+_open_to_the_end: list[object] = []
+"""Sockets that only the end of the process may close: the tester takes their closing for
+that end, and how it ended must be settled by then."""
 
 
 def main(control_fd: int) -> None:
@@ -331,6 +334,7 @@ def _work(channel: socket.socket) -> int:
     wire.send(channel, {"began": True})
     kind = job["kind"]
     peer = socket.socket(fileno=fds.pop()) if kind in ("serve", "judge") else None
+    _open_to_the_end.append(peer)
     for fd, target in zip(fds, job["streams"], strict=True):
         os.dup2(fd, target)
         os.close(fd)
