@@ -41,25 +41,27 @@ def show(
     """Show what a reward judges, the columns it requires, its options, range and outcomes."""
     from grpo_core.plugins import load_plugins
 
-    host = load_plugins()
-    for number, entry in enumerate(_entries(host, name)):
+    for number, lines in enumerate(_described(load_plugins(), name)):
         if number:
             typer.echo()
-        for line in description(entry):
+        for line in lines:
             typer.echo(line)
 
 
-def _entries(host: Host, name: str) -> list[RewardEntry]:
-    """The reward so named, or every reward of the plugin or distribution so named."""
+def _described(host: Host, name: str) -> Iterator[Iterable[str]]:
+    """The reward so named, or all there is in the plugin or distribution so named."""
     from grpo_core.plugins import PluginError
 
     try:
-        return [host.reward(name)]
+        yield description(host.reward(name))
+        return
     except PluginError:
-        for record in host.plugins:
-            if name in (record.name, record.distribution) and record.rewards:
-                return [host.rewards[f"{record.distribution}/{r}"] for r in record.rewards]
-        raise
+        record = next((r for r in host.plugins if name in (r.name, r.distribution)), None)
+        if record is None or record.status != "ok":
+            raise
+    yield [f"{record.label()}"] + [f"  {kind}: {', '.join(n)}" for kind, n in record.others.items()]
+    for reward in record.rewards:
+        yield description(host.rewards[f"{record.distribution}/{reward}"])
 
 
 def description(entry: RewardEntry) -> Iterator[str]:

@@ -177,6 +177,22 @@ def test_show_tells_all_there_is_to_know(folder):
         assert text in done.stdout
 
 
+def test_show_of_a_plugin_shows_what_else_it_registers(folder):
+    (folder / "loader.py").write_text(
+        "from grpo_core import hookimpl\n@hookimpl\ndef register_data(register):\n"
+        "    register('poems', lambda path: [])\n"
+    )
+    done = grpo("--plugin", "loader.py", "plugins", "show", "loader", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "plugin 'loader' of loader file" in done.stdout and "  data: poems" in done.stdout
+
+
+def test_show_of_a_broken_plugin_says_why(folder):
+    (folder / "broken.py").write_text("import no_such_module\n")
+    done = grpo("--plugin", "broken.py", "plugins", "show", "broken", cwd=folder)
+    assert done.returncode == 2 and "No module named 'no_such_module'" in done.stderr
+
+
 def test_show_of_nothing_suggests(folder):
     done = grpo("plugins", "show", "mine.py:Exct", cwd=folder)
     assert done.returncode == 2 and "did you mean 'Exact'?" in done.stderr
