@@ -41,9 +41,12 @@ STALL_S = 0.05
 """A sample that takes longer has the rest of its chunk given to others."""
 BUILD_S = 60.0
 """What importing and making one reward may take."""
+MEND_S = 10.0
+"""How long a reward that workers could not make is not tried again."""
 SILENCE_S = 30.0
 """What a worker may take to read a chunk before it is given up."""
 MAX_TRIES = 3
+MAX_FALSE_STARTS = 10
 
 
 class Pool:
@@ -151,12 +154,18 @@ class Pool:
         while self._inbox:
             lane, items = self._inbox.popleft()
             lane.queue.extend(items)
+            if lane.broken and time.monotonic() - lane.broken_at > MEND_S:
+                lane.broken = ""  # perhaps a disk was away, or memory short: try anew
             if lane.broken:
                 self._give_up(lane)
 
     def _staff(self) -> None:
         """Start and let go workers until there are as many as are needed."""
         self._dying = [process for process in self._dying if not process.dead]
+        for lane in self.lanes:
+            if lane.waits and all(lane.id in worker.lacks for worker in self._workers):
+                for worker in [worker for worker in self._workers if worker.idle][:1]:
+                    self._dismiss(worker)  # its place is for one that can judge this
         free_slots, free_async = self._free_slots()
         waiting = {True: 0, False: 0}
         for lane in self.lanes:
@@ -206,18 +215,19 @@ class Pool:
             lane = self.lanes[self._turn]
             if (free_async if lane.is_async else free_slots) <= 0:
                 continue
-            while lane.alone:
-                worker = idle[-1] if lane.alone[0].fresh else idle[0]
+            able = [worker for worker in idle if lane.id not in worker.lacks]
+            while lane.alone and able:
+                worker = able[-1] if lane.alone[0].fresh else able[0]
                 if lane.alone[0].fresh and not worker.fresh:
                     break  # `_staff` is getting one
                 item = lane.alone.popleft()
                 if item.wanted and self._hand(worker, lane, [item]):
                     return True
-            while lane.queue:
+            while lane.queue and able:
                 size = lane.chunk_size(self._size)
                 taken = [lane.queue.popleft() for _ in range(size)]
                 items = [item for item in taken if item.wanted]
-                if items and self._hand(idle[0], lane, items):
+                if items and self._hand(able[0], lane, items):
                     return True
         return False
 
@@ -312,15 +322,18 @@ class Pool:
             chunk.lane.alone.extend(chunk.items)
 
     def _built(self, worker: Worker, lane_id: int, reason: str) -> None:
-        self._false_starts = 0
         lane = worker.to_build.pop(0)
         assert lane.id == lane_id, "rewards are built in order"
         worker.started = time.monotonic()
+        self._false_starts = lane.failed_builds = 0
         if reason:
             self._break(lane, reason)
+            worker.lacks.add(lane.id)
 
     def _break(self, lane: Lane, reason: str) -> None:
         lane.broken = f"a worker cannot make this reward: {reason}"
+        lane.broken_at = time.monotonic()
+        lane.failed_builds = 0
         self._give_up(lane)
 
     def _give_up(self, lane: Lane) -> None:
@@ -393,9 +406,10 @@ class Pool:
         if worker.chunk is not None:
             at, _ = worker.at()
         chunk, building = worker.chunk, worker.to_build
+        begun = worker.process.heartbeat.read()[2] > 0
         self._dismiss(worker)
         if building:
-            self._died_building(building[0], reason)
+            self._died_building(building[0], reason, begun)
         if chunk is None:
             return
         at = at if index is None else index
@@ -415,11 +429,18 @@ class Pool:
             else:
                 lane.queue.appendleft(item)
 
-    def _died_building(self, lane: Lane, reason: str) -> None:
-        self._false_starts += 1
-        lane.failed_builds += 1
-        if lane.failed_builds >= MAX_TRIES or self._false_starts >= MAX_TRIES:
-            self._break(lane, reason)
+    def _died_building(self, lane: Lane, reason: str, begun: bool) -> None:
+        if begun:
+            lane.failed_builds += 1
+            if lane.failed_builds >= MAX_TRIES:
+                self._break(lane, reason)
+            return
+        self._false_starts += 1  # no reward's fault: Python itself did not come up
+        if self._false_starts >= MAX_FALSE_STARTS:
+            self._false_starts = 0
+            for lane in self.lanes:
+                if lane.waits:
+                    self._break(lane, f"no worker process comes up: {reason}")
 
     def _try_again(self, lane: Lane, item: Item, reason: str) -> None:
         item.tries += 1

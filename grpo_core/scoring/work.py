@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -83,9 +83,16 @@ class Lane:
     """Seconds a sample, a moving average."""
     broken: str = ""
     """Why workers cannot make this reward, if they cannot."""
+    broken_at: float = 0.0
     failed_builds: int = 0
+    """Workers that died over it since one last did not."""
     warm: bytes | None = None
     """A sample that was judged without trouble, for new workers to warm up on."""
+
+    @property
+    def waits(self) -> bool:
+        """Whether anything is to be judged."""
+        return bool(self.queue or self.alone)
 
     @property
     def is_async(self) -> bool:
@@ -121,9 +128,11 @@ class Chunk:
 class Worker:
     """A process and what it is at."""
 
-    def __init__(self, memory_mb: int, lanes: Iterable[Lane]) -> None:
+    def __init__(self, memory_mb: int, lanes: Sequence[Lane]) -> None:
         self.process = WorkerProcess(memory_mb)
         self.to_build = [lane for lane in lanes if not lane.broken]
+        self.lacks = {lane.id for lane in lanes if lane.broken}
+        """Rewards it does not have."""
         self.chunk: Chunk | None = None
         self.fresh = True
         """It has judged nothing yet."""

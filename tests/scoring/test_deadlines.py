@@ -1,7 +1,10 @@
 """Nothing a reward does may hang a batch, end it, or change another sample's score."""
 
 import asyncio
+import contextlib
 import os
+import random
+import signal
 import threading
 import time
 from collections import Counter
@@ -245,3 +248,32 @@ def test_a_group_is_judged_whole_and_charged_whole(unruly):
             assert one.outcome is Outcome.timeout
         else:
             assert one.value == sample.index
+
+
+@pytest.mark.slow
+def test_workers_killed_at_random_from_outside_cost_next_to_nothing(unruly, samples):
+    names = ("Length", "fragile", "AsyncLength")
+    rubric = unruly(*names, **{name: {"deadline_s": 5} for name in names})
+    over = threading.Event()
+
+    def kill_now_and_then():
+        dice = random.Random(0)
+        while not over.wait(dice.uniform(0.2, 0.6)):
+            if pids := children():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(dice.choice(pids), signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_now_and_then)
+    killer.start()
+    with Scorer(rubric, workers=2) as scorer:
+        started, judged, lost = time.monotonic(), 0, 0
+        while time.monotonic() - started < 10:
+            chosen = samples(*(f"sleep 0.001{judged + i:06}" for i in range(300)))
+            for column in scorer.score(chosen).scores.values():
+                judged += len(column)
+                lost += sum(one.value is None for one in column)
+                assert {one.value for one in column} <= {None, 17.0}
+    over.set()
+    killer.join()
+    assert lost <= judged / 1000
+    assert children() == []

@@ -234,6 +234,25 @@ def test_a_reward_that_workers_cannot_make_is_an_error_and_others_go_on(
         assert one.reason.startswith("a worker cannot make this reward: ") and why in one.reason
 
 
+@pytest.mark.parametrize("how", ["raise no licence", "exit 5"])
+def test_a_reward_that_workers_could_not_make_is_tried_again_later(
+    unruly, samples, monkeypatch, how
+):
+    rubric = unruly("Unbuildable", "Length")
+    monkeypatch.setenv("UNRULY_BUILD", how)
+    with Scorer(rubric, workers=1) as scorer:
+        assert scorer.score(samples("a")).scores["Unbuildable"][0].outcome is Outcome.error
+        monkeypatch.setenv("UNRULY_BUILD", "all is well")
+        assert scorer.score(samples("b")).scores["Unbuildable"][0].outcome is Outcome.error
+        monkeypatch.setattr("grpo_core.scoring.pool.MEND_S", 0.0)
+        values, tries = [], 0
+        while values != [[1.0, 1.0]] and tries < 50:  # until no worker of before is left
+            values = scorer.score(samples("c")).values
+            tries += 1
+            time.sleep(0.1)
+    assert values == [[1.0, 1.0]]
+
+
 def test_a_row_that_cannot_travel_is_an_error_of_its_own(unruly, samples):
     chosen = [Sample("p", "abc", {"f": f}) for f in (1, lambda: None, partial(print))]
     scores = score(chosen, unruly("Length")).scores["Length"]
