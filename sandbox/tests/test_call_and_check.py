@@ -57,7 +57,7 @@ def test_keyword_arguments_and_methods_of_solution(sandbox: Sandbox) -> None:
 def test_one_reply_a_call_whatever_happens(
     sandbox: Sandbox, source: str, outcome: str, why: str
 ) -> None:
-    replies = sandbox.call(source, "f", [(0,), (1,)], wall_s=1.0)
+    replies = sandbox.call(source, "f", [(0,), (1,)], wall_s=0.5)
     assert len(replies) == 2
     assert replies[1].outcome == outcome and not replies[1].ok, replies
     assert why in replies[1].reason
@@ -98,7 +98,7 @@ def test_a_wrong_one_fails_and_the_reason_says_where(sandbox: Sandbox) -> None:
     ],
 )
 def test_how_a_candidate_fails(sandbox: Sandbox, candidate: str, outcome: str, why: str) -> None:
-    verdict = sandbox.check(candidate, CHECK, "add", wall_s=1.0)
+    verdict = sandbox.check(candidate, CHECK, "add", wall_s=0.5)
     assert not verdict.passed
     assert verdict.outcome == outcome and why in verdict.reason, verdict
 

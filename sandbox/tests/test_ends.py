@@ -205,7 +205,7 @@ def _jobs(scratch: str) -> list[str]:
 
 
 def test_a_short_soak_leaks_nothing(sandbox: Sandbox) -> None:
-    soak(sandbox, 150)
+    soak(sandbox, 75)
 
 
 @pytest.mark.slow

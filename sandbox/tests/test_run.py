@@ -54,7 +54,7 @@ def test_an_uncaught_error_shows_its_own_lines_only(sandbox: Sandbox) -> None:
     ],
 )
 def test_how_a_program_ends(sandbox: Sandbox, source: str, outcome: str) -> None:
-    run = sandbox.run(source, wall_s=1.0)
+    run = sandbox.run(source, wall_s=0.5)
     if source.startswith("open('/etc") and sandbox.tier == 1:
         assert "FileNotFoundError" in run.stderr  # it is not even there
         return
