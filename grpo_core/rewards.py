@@ -251,6 +251,10 @@ class Reward:
     its group, `abstain` (the term drops out of the sum), a number that stands in
     for the value, or `raise`. A config has the last word."""
 
+    examples: ClassVar[Sequence[tuple[Sample, float | None]]] = ()
+    """Samples with the value each gets (None: it abstains): what `grpo plugins show`
+    shows and `grpo check` holds the reward against."""
+
     options: Options
 
     source: Any = None

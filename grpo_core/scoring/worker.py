@@ -39,8 +39,8 @@ Verdict = tuple[int, Any, float]
 
 def main(socket_fd: int, heartbeat_fd: int, memory_mb: int, parent: int) -> NoReturn:
     """Serve until the parent hangs up."""
-    _die_with(parent)
-    _limit_memory(memory_mb)
+    die_with(parent)
+    limit_memory(memory_mb)
     judge.NOT_OURS = ()
     for fd in (socket_fd, heartbeat_fd):
         os.set_inheritable(fd, False)  # programs a reward starts must not hold them open
@@ -223,7 +223,7 @@ async def _as_coroutine(awaitable: Awaitable[Any]) -> Any:
     return await awaitable
 
 
-def _die_with(parent: int) -> None:
+def die_with(parent: int) -> None:
     """On Linux the kernel kills this process when the pool's thread ends; elsewhere
     it notices at its next message."""
     if sys.platform == "linux":
@@ -235,7 +235,7 @@ def _die_with(parent: int) -> None:
         os._exit(0)  # it died before we asked
 
 
-def _limit_memory(memory_mb: int) -> None:
+def limit_memory(memory_mb: int) -> None:
     import resource
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash is expected here, a core file is not

@@ -47,10 +47,10 @@ class Touched:
 
 def main(fd: int, memory_mb: int, allowed: str) -> NoReturn:
     """Serve until the parent hangs up. `allowed` names, with commas, what is not refused."""
-    from grpo_core.scoring.worker import _die_with, _limit_memory
+    from grpo_core.scoring.worker import die_with, limit_memory
 
-    _die_with(os.getppid())
-    _limit_memory(memory_mb)
+    die_with(os.getppid())
+    limit_memory(memory_mb)
     judge.NOT_OURS = ()
     os.set_inheritable(fd, False)
     connection = socket.socket(fileno=fd)
