@@ -264,6 +264,10 @@ class Reward:
         """Raises pydantic.ValidationError on an unknown or mistyped option."""
         self.options = self.Options(**options)
 
+    def warm_up(self) -> None:
+        """Load what the first score would load. Called once in each new worker, before
+        any deadline runs."""
+
     def score(self, sample: Sample) -> Verdict | Awaitable[Verdict]:
         raise NotImplementedError(f"{type(self).__name__} overrides neither score nor score_batch")
 

@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 import grpo_core
-from grpo_core.cli import check, new, plot, schema, score, show, train
+from grpo_core.cli import check, doctor, new, plot, schema, score, show, train
 
 
 class Commands(TyperGroup):
@@ -89,6 +89,7 @@ app.command("plot")(plot.plot)
 app.command("check")(check.check)
 app.add_typer(new.group, name="new")
 app.command("schema")(schema.schema)
+app.command("doctor")(doctor.doctor)
 
 
 def main() -> None:

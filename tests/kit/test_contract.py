@@ -16,7 +16,7 @@ def run_tests(tmp_path):
         path = tmp_path / "test_it.py"
         path.write_text("from grpo_core.testing import RewardContract\n" + textwrap.dedent(source))
         command = [sys.executable, "-m", "pytest", "-rs", "-p", "no:cacheprovider"]
-        command += arguments
+        command += ["-p", "grpo_core.testing.pytest_plugin", *arguments]
         return subprocess.run(
             [*command, "--rootdir", str(tmp_path), str(path)],
             env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},

@@ -42,7 +42,9 @@ _JOINER = re.compile(
     re.IGNORECASE,
 )
 _MAX_GAP = 60
-_PHRASE = re.compile(r"(?:final\s+answer|answer)\s*(?:is|:|=)+[:\s]*|(?:^|\n)[ \t]*A:", re.IGNORECASE)
+_PHRASE = re.compile(
+    r"(?:final\s+answer|answer)\s*(?:is|:|=)+[:\s]*|(?:^|\n)[ \t]*A:", re.IGNORECASE
+)
 _SENTENCE_END = re.compile(r"\.\s|\.$|\n")
 
 
