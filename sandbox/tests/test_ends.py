@@ -60,7 +60,9 @@ def gone(pids: list[int]) -> bool:
 
 
 def scratches() -> set[str]:
-    return {entry for entry in os.listdir("/tmp") if entry.startswith("grpo-sandbox-")}
+    return {
+        entry for entry in os.listdir(tempfile.gettempdir()) if entry.startswith("grpo-sandbox-")
+    }
 
 
 def test_a_killed_controller_leaves_nothing(sandbox: Sandbox) -> None:
@@ -102,7 +104,9 @@ def test_after_any_kill_the_next_job_works(sandbox: Sandbox, which: int) -> None
 def test_what_was_left_by_the_killed_is_swept_and_the_living_is_not() -> None:
     with Sandbox(tier=2) as ours:
         (mine,) = [
-            Path("/tmp", name) for name in scratches() if Path("/tmp", name, "jobs").exists()
+            path
+            for path in (Path(tempfile.gettempdir(), name) for name in scratches())
+            if (path / "jobs").exists()
         ][:1]
         left = Path(tempfile.mkdtemp(prefix="grpo-sandbox-"))
         (left / "jobs" / "1").mkdir(parents=True)

@@ -1,5 +1,6 @@
 """Every check can fail, and fails for what it is there for; good rewards pass them all."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -74,8 +75,13 @@ def test_importing_a_heavy_library_is_seen(tmp_path, monkeypatch):
         "import sympy\ndef f(prompts, completions): return [1.0] * len(prompts)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    with Lab("heavy.py:f", base_dir=tmp_path) as lab:
-        assert failures(lab) == {"light": ("importing it loads sympy",)}
+    for name in [name for name in sys.modules if name.partition(".")[0] == "sympy"]:
+        monkeypatch.delitem(sys.modules, name)
+    try:
+        with Lab("heavy.py:f", base_dir=tmp_path) as lab:
+            assert failures(lab) == {"light": ("importing it loads sympy",)}
+    finally:
+        sys.modules.pop("sympy", None)  # not the real one, which the next tests may want
 
 
 SLOW = [
