@@ -24,7 +24,7 @@ from pathlib import Path
 from random import Random
 
 import torch
-from demonstrations import Noise, demonstration, similar, steps_of, worked_thought
+from demonstrations import CLEAN, Noise, demonstration, similar, steps_of, worked_thought
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -117,7 +117,9 @@ def demonstrations(sums: Iterator[Pair], noise: Noise, random: Random) -> Iterat
         yield f"{expression}=", demonstration(expression, answer, noise, random)
 
 
-def batches(pairs: Iterator[Pair], size: int, random: Random, pool: int = 16) -> Iterator[list[Pair]]:
+def batches(
+    pairs: Iterator[Pair], size: int, random: Random, pool: int = 16
+) -> Iterator[list[Pair]]:
     """Batches of similar length, so that little is padding: `pool` batches sorted at a time."""
     while True:
         drawn = sorted((next(pairs) for _ in range(size * pool)), key=lambda p: len(p[0] + p[1]))
@@ -202,10 +204,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=HERE / "policy", help="folder to write")
     parser.add_argument("--arithmetic-steps", type=int, default=4000)
+    parser.add_argument("--clean-steps", type=int, default=900)
     parser.add_argument("--demonstration-steps", type=int, default=600)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--synthetic", type=float, default=0.67, help="share not from train.jsonl")
-    parser.add_argument("--start", type=Path, help="a folder that stage 1 left, to begin stage 2 from")
+    parser.add_argument(
+        "--start", type=Path, help="a folder that stage 1 left, to begin stage 2 from"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
@@ -224,14 +229,29 @@ def main() -> None:
         model = tiny_llama(tokenizer)
         sums = exercises(given, held_out, arguments.synthetic, random)
         lessons = batches(arithmetic(sums, 0.6, random), size, random)
-        train(model, tokenizer, lessons, name="arithmetic", steps=arguments.arithmetic_steps, learning_rate=4e-3)
+        train(
+            model,
+            tokenizer,
+            lessons,
+            name="arithmetic",
+            steps=arguments.arithmetic_steps,
+            learning_rate=4e-3,
+        )
         if arguments.demonstration_steps:
             model.save_pretrained(arguments.out / "arithmetic")
 
-    random = Random(arguments.seed + 1)
-    sums = exercises(given, held_out, arguments.synthetic, random)
-    lessons = batches(demonstrations(sums, Noise(), random), size, random)
-    train(model, tokenizer, lessons, name="demonstrations", steps=arguments.demonstration_steps, learning_rate=1e-3)
+    for stage, (name, noise, steps, learning_rate) in enumerate(
+        (
+            ("clean lines", CLEAN, arguments.clean_steps, 3e-3),
+            ("demonstrations", Noise(), arguments.demonstration_steps, 1e-3),
+        ),
+        start=1,
+    ):
+        random = Random(arguments.seed + stage)
+        sums = exercises(given, held_out, arguments.synthetic, random)
+        lessons = batches(demonstrations(sums, noise, random), size // 2, random)
+        train(model, tokenizer, lessons, name=name, steps=steps, learning_rate=learning_rate)
+        model.save_pretrained(arguments.out / name.replace(" ", "-"))
 
     model.save_pretrained(arguments.out)
     tokenizer.save_pretrained(arguments.out)

@@ -25,20 +25,24 @@ from random import Random
 EXPRESSION = re.compile(r"(\d+(?:\.\d+)?)([-+*/])(\d+(?:\.\d+)?)")
 
 
-MOST_STEPS = 3  # longer working is not demonstrated
+MOST_STEPS = 3  # longer working is not shown
+MOST_CHARACTERS = 44  # nor, between tags, a longer thought: completions stay under 96
 
 
 @dataclass(frozen=True)
 class Noise:
     """How often a demonstration is which kind; shares between 0 and 1."""
 
-    worked: float = 0.30
+    worked: float = 0.25
     worked_wrong: float = 0.05
     direct_wrong: float = 0.30
     direct_mistaken: float = 0.50  # wrong share where a usual mistake is at hand
     foreign: float = 0.25  # of the direct thoughts
     malformed: float = 0.25
     unevaluated: float = 0.03
+
+
+CLEAN = Noise(0.5, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 def split(expression: str) -> tuple[Decimal, str, Decimal]:
@@ -61,8 +65,8 @@ def scale(*values: Decimal) -> int:
 
 # --- thinking ---------------------------------------------------------------------
 
-ENGLISH = ("the answer is {}.", "that makes {}.", "this gives {}.")
-FOREIGN = ("das ergibt {}.", "die Antwort ist {}.", "el resultado es {}.", "{expression}={}")
+ENGLISH = ("{} is the answer.", "{} it must be.", "{} I think.")
+FOREIGN = ("{} ist die Antwort.", "{} wird es sein.", "{} es el resultado.", "{}={expression}")
 
 
 def digits_from_the_right(number: int) -> list[int]:
@@ -83,7 +87,7 @@ def added_by_columns(a: int, b: int) -> list[str]:
 
 
 def subtracted_by_columns(a: int, b: int) -> list[str]:
-    """144-86 as 14-6=8, 13-8=5, 0: what is borrowed is already taken off."""
+    """144-86 as 14-6=8, 13-8=5, 1-1=0: what is borrowed is already taken off."""
     below = digits_from_the_right(b)
     steps, borrowed = [], 0
     for column, digit in enumerate(digits_from_the_right(a)):
@@ -165,7 +169,9 @@ def worked_thought(expression: str, answer: str) -> str | None:
 
 def steps_of(thought: str) -> set[str]:
     """The sums that a working states: of `by columns 8+4=12, 4+2+1=7`, 8+4 and 4+2+1."""
-    return {part.rpartition(" ")[2].partition("=")[0] for part in thought.split(", ") if "=" in part}
+    return {
+        part.rpartition(" ")[2].partition("=")[0] for part in thought.split(", ") if "=" in part
+    }
 
 
 # --- mistakes -----------------------------------------------------------------------
@@ -228,7 +234,7 @@ def demonstration(expression: str, answer: str, noise: Noise, random: Random) ->
     """One completion for the prompt `expression=`, drawn with all its noise."""
     stated = answer
     working = worked_thought(expression, answer) if random.random() < noise.worked else None
-    if working is not None:
+    if working is not None and len(working) <= MOST_CHARACTERS:
         thought = working
         if random.random() < noise.worked_wrong:
             stated = slip(answer, random)
