@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import venv
 from pathlib import Path
 
@@ -48,15 +49,18 @@ def wheels(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_it_installs_alone_and_passes_its_tests(name, wheels, tmp_path):
-    environment = tmp_path / "environment"
+def test_it_installs_alone_and_passes_its_tests(name, wheels, tmp_path, request):
+    # not in tmp_path, which is root's alone: the sandbox's tests also run as a plain user
+    environment = Path(tempfile.mkdtemp(prefix="wheels-", dir="/tmp"))
+    environment.chmod(0o755)
+    request.addfinalizer(lambda: shutil.rmtree(environment))
     venv.create(environment, with_pip=True)
     python = environment / "bin" / "python"
     run(
         python, "-m", "pip", "install", "--quiet", "--find-links", wheels,
         "--constraint", ROOT / "constraints.txt", name, *TOOLS,
     )  # fmt: skip
-    tests = tmp_path / "alone" / "tests"
+    tests = environment / "alone" / "tests"
     shutil.copytree(SOURCES[name] / "tests", tests, ignore=shutil.ignore_patterns("__pycache__"))
     options = ["--import-mode=importlib", "-o", "asyncio_mode=auto", "-m", "not slow"]
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST", "COV"))}

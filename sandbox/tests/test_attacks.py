@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from grpo_sandbox import Sandbox, SandboxUnavailable
+from grpo_sandbox.linux.namespaces import world_reaches
 
 ATTACKS = Path(__file__).parent / "attacks"
 SITUATIONS = {
@@ -43,6 +44,10 @@ def drive(what: str, situation: str, which: str) -> dict[str, list[str]]:
 
 
 def in_situation(wishes: list[str], command: list[str]) -> subprocess.CompletedProcess[str]:
+    if "--plain" in wishes:
+        for place in (sys.prefix, os.path.realpath(sys.executable), str(ATTACKS)):
+            if not world_reaches(place):
+                pytest.skip(f"a plain user cannot reach {place}, so none can run it")
     return subprocess.run(
         [sys.executable, str(ATTACKS / "situation.py"), *wishes, "--", *command],
         capture_output=True,
