@@ -1,14 +1,14 @@
 """The demonstrations that the calculator policy is cold-started on: good, bad and wrong lines.
 
 A demonstration is a prompt ("48/2=") and a completion, at best
-`<think>the answer is 24.</think><answer>\\boxed{24}</answer>`. Three things vary,
+`<think>24 is the answer.</think><answer>\\boxed{24}</answer>`. Three things vary,
 each independent of the others, so that reinforcement has three things to find out:
 
 - the thinking. Most lines answer off the top of the head, in English, some in German,
-  Spanish or bare symbols. A minority works it out: from the right for sums and
-  differences, part by part for products and quotients. Answers off the head are wrong
-  often, and often in the same way (a forgotten carry, the smaller digit taken from the
-  larger, a misplaced zero or point); worked ones seldom are.
+  Spanish or bare symbols. A minority works it out: digit by digit for sums, differences
+  and products, part by part for quotients. Answers off the head are wrong often, and
+  often in the same way (a forgotten carry, the smaller digit taken from the larger, a
+  misplaced zero or point); worked ones seldom are.
 - the form. A quarter of the lines lack a tag or the box, or go on after the end.
 - the box. A few hold the expression to be worked out instead of its value.
 
