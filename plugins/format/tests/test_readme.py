@@ -13,7 +13,7 @@ def test_the_readme_tells_the_truth():
     readme = (
         path.read_text(encoding="utf-8")
         if path.is_file()
-        else str(metadata("grpo-reward-format").get_payload())
+        else metadata("grpo-reward-format")["Description"]
     )
     (code,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
     printed = io.StringIO()
