@@ -24,9 +24,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("rewards", nargs="*", choices=[*REWARDS, []], default=list(REWARDS))
+    parser.add_argument(
+        "rewards", nargs="*", help=f"of {', '.join(REWARDS)}; all when none is named"
+    )
     parser.add_argument("--data", type=Path, required=True, help="the folder with labelled data")
     arguments = parser.parse_args()
+    if unknown := set(arguments.rewards) - set(REWARDS):
+        parser.error(f"no tables for {', '.join(sorted(unknown))}")
+    arguments.rewards = arguments.rewards or list(REWARDS)
     console = Console()
     sys.path.insert(0, str(Path(__file__).parent))
     missed: list[str] = []
