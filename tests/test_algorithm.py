@@ -174,6 +174,12 @@ def settings_for(objective):
     return {"epsilon_high": 1.5} if objective == "cispo" else {"epsilon_high": 0.3}
 
 
+def test_the_names_that_a_config_takes_are_those_there_are():
+    from grpo_core import config
+
+    assert set(config.OBJECTIVES) == set(OBJECTIVES)
+
+
 class TestPolicyLoss:
     def test_by_hand(self):
         # one sequence, two tokens, A = 1: ratios 1.5 (clipped to 1.2) and 0.5
