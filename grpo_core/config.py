@@ -29,6 +29,17 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
 
+class LoraConfig(Section):
+    """Low-rank adapters in place of training all weights (peft; arXiv 2106.09685)."""
+
+    rank: int = Field(default=16, gt=0)
+    """Of the adapters."""
+    alpha: float = Field(default=32.0, gt=0)
+    """The adapters' output is scaled by alpha / rank."""
+    targets: str | list[str] = "all-linear"
+    """The modules that get one: names, or all linear ones but the head."""
+
+
 class ModelConfig(Section):
     """The policy to start from."""
 
@@ -37,6 +48,10 @@ class ModelConfig(Section):
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the weights. In bfloat16 small updates are rounded away; `train.precision`
     makes the arithmetic fast without that."""
+    attention: Literal["sdpa", "eager", "flash_attention_2"] | None = None
+    """The implementation of attention; transformers' own choice when not given."""
+    lora: LoraConfig | None = None
+    """Train adapters instead of the weights; the reference is then the model without them."""
 
 
 def _check_prompt(value: object) -> object:
@@ -93,10 +108,22 @@ class GrpoConfig(Section):
     """Two-sided clipping: ratios are first capped here."""
     beta: float = Field(default=0.0, ge=0)
     """Weight of the KL to the frozen reference; 0 loads no reference."""
+    kl: Literal["k1", "k2", "k3"] = "k3"
+    """The estimate of the KL: log-ratio, half its square, or the one that is never negative."""
     kl_bias_correction: bool = False
     """Multiply the KL estimate by the ratio, for exact gradients off-policy."""
+    sync_reference_every: int = Field(default=0, ge=0)
+    """Steps after which the reference becomes the policy (iterative GRPO); 0: never."""
+    entropy_coef: float = 0.0
+    """Weight of the bonus on the mean entropy of the tokens learnt from."""
+    top_entropy: float = Field(default=1.0, gt=0, le=1)
+    """Learn only from this share of tokens, those drawn from the highest entropies."""
     iterations: int = Field(default=1, ge=1)
     """Updates on the same rollouts (DeepSeekMath's mu)."""
+    minibatches: int = Field(default=1, ge=1)
+    """Parts of whole groups that a rollout is cut into, one update each."""
+    dynamic_sampling: int = Field(default=0, ge=0)
+    """Rounds in which groups without signal are replaced by fresh prompts (DAPO)."""
     scale: Literal["group", "batch", "none"] = "group"
     """What advantages are divided by: the group's or batch's deviation, or nothing."""
     mask_truncated: bool = False
@@ -118,6 +145,25 @@ class RolloutConfig(Section):
     """Draw among the k likeliest tokens; 0: among all."""
     batch_size: int = Field(default=256, gt=0)
     """Completions drawn at a time; bounds the memory of the cache."""
+
+
+class EngineConfig(Section):
+    """What makes the engine fast. Each changes how long a step takes, not what it learns."""
+
+    shared_prompt: Literal["auto", "mask", "key_value", "plain"] = "auto"
+    """How a group's prompt is read in training: once in a row with all its completions, once
+    as a cache, or with each completion. `auto`: the first of these that a check at the start
+    finds exact for the model."""
+    fused_head: bool = True
+    """Logits only where a completion token is predicted, in chunks, never kept whole."""
+    shared_prefill: bool = True
+    """Read a group's prompt once in drawing."""
+    drop_finished: bool = True
+    """Completions that have ended leave the batch being drawn."""
+    skip_silent: bool = True
+    """No passes for samples that can change nothing (advantage 0, no KL, no entropy bonus)."""
+    sort_by_length: bool = True
+    """Put samples of similar length into one pass."""
 
 
 class TrainConfig(Section):
@@ -143,6 +189,8 @@ class TrainConfig(Section):
     """Of the arithmetic in training. `auto`: bfloat16 where the hardware has it fast."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
+    compile: bool = False
+    """Compile the training passes (torch.compile); pays on a GPU."""
     seed: int = 0
     """Of the rows' order and of every drawn token."""
     save_every: int = Field(default=50, ge=0)
@@ -209,6 +257,7 @@ class Config(Section):
     rubric: RubricConfig
     grpo: GrpoConfig = GrpoConfig()
     rollout: RolloutConfig = RolloutConfig()
+    engine: EngineConfig = EngineConfig()
     train: TrainConfig = TrainConfig()
     eval: EvalConfig | None = None
     scoring: ScoringConfig = ScoringConfig()

@@ -1,0 +1,145 @@
+"""Completions of given prompts, each judged as soon as it is whole.
+
+Ties a rollout backend to a scorer so that judging hides behind drawing. What
+the scores are worth is the rubric's part, what is learnt from them `update`'s.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
+
+import torch
+
+from grpo_core.data import PromptTemplate, Row
+from grpo_core.policy import Policy
+from grpo_core.rewards import Sample, Text
+from grpo_core.rollout import Completion, Sampling
+from grpo_core.rubric import Rubric, Table
+from grpo_core.scoring import Scorer
+
+T = TypeVar("T")
+Draw = Callable[..., list[Completion]]
+
+
+class Watcher(Protocol):
+    """Who is told what happens, for the terminal to show."""
+
+    def phase(self, what: str, step: int) -> None: ...
+    def step(self, line: dict[str, Any]) -> None: ...
+    def say(self, text: str) -> None: ...
+
+
+@dataclass
+class Rollout:
+    """Drawn and judged completions; all lists have one entry a sample, groups together."""
+
+    samples: list[Sample]
+    prompt_ids: list[list[int]]
+    completions: list[Completion]
+    table: Table
+    seconds: dict[str, list[float]]
+    """By reward, what each verdict took."""
+    times: dict[str, float]
+    """`time/rollout`, `time/score` (what judging took) and `time/score_hidden` (the part
+    of it during which completions were still being drawn)."""
+
+
+@dataclass
+class Collector:
+    """Draws with `draw` from `policy`, judges with `scorer`."""
+
+    policy: Policy
+    draw: Draw
+    scorer: Scorer
+    rubric: Rubric
+    seed: int
+    watcher: Watcher
+
+    def collect(
+        self,
+        rows: Sequence[tuple[int, Row]],
+        template: PromptTemplate,
+        group_size: int,
+        how: Sampling,
+        step: int,
+        salt: int | str = 0,
+    ) -> Rollout:
+        """`group_size` completions of each row's prompt (rows with their indices).
+
+        Random numbers depend on seed, step and `salt` alone.
+        """
+        prompts = [template.fill(row) for _, row in rows]
+        encoded = [self.policy.encode(prompt) for prompt in prompts]
+        opened = f"<{self.rubric.tags.think}>"
+        prefilled = [self.policy.render(p).rstrip().endswith(opened) for p in prompts]
+        samples: dict[int, Sample] = {}  # in the order in which they are finished
+        missing = Counter({group: group_size for group in range(len(rows))})
+        batch = self.scorer.batch(step)
+
+        def judge(n: int, completion: Completion) -> None:
+            group, index = divmod(n, group_size)
+            text = self.policy.decode(completion.ids)
+            chat: Text = text if isinstance(prompts[group], str) else [_assistant(text)]
+            samples[n] = Sample(
+                prompts[group],
+                chat,
+                rows[group][1],
+                group=group,
+                index=index,
+                truncated=completion.truncated,
+                id=f"{rows[group][0]}-{index}",
+                completion_ids=completion.ids,
+                tags=self.rubric.tags,
+                prefilled=prefilled[group],
+            )
+            batch.add(samples[n])
+            missing[group] -= 1
+            if not missing[group]:
+                batch.close_group(group)
+
+        seed = random.Random(f"{self.seed}/{step}/{salt}").getrandbits(63)
+        generator = torch.Generator(self.policy.model.device).manual_seed(seed)
+        started = time.perf_counter()
+        try:
+            completions = self.draw(self.policy, encoded, group_size, how, generator, judge)
+            self.watcher.phase("scoring", step)
+            drawn = time.perf_counter()
+            finished = batch.result()
+        except BaseException:
+            batch.cancel()
+            raise
+        waited = time.perf_counter() - drawn
+        timings = batch.timings()
+        judged = max(waited, sum(timings.total_s.values()) / self.scorer.workers)
+        if waited > 1:  # somebody may want to know whom for
+            slowest = "; ".join(map(str, timings.slowest[:3]))
+            self.watcher.say(f"step {step}: waited {waited:.1f} s for scores. Slowest: {slowest}")
+
+        place = {n: row for row, n in enumerate(samples)}
+
+        def in_order(column: Sequence[T]) -> list[T]:
+            return [column[place[n]] for n in range(len(completions))]
+
+        ordered = [samples[n] for n in range(len(completions))]
+        scores = {name: in_order(column) for name, column in finished.scores.items()}
+        return Rollout(
+            ordered,
+            [encoded[n // group_size] for n in range(len(completions))],
+            completions,
+            self.rubric.table(ordered, scores, step),
+            {name: in_order(column) for name, column in timings.seconds.items()},
+            {
+                "time/rollout": drawn - started,
+                "time/score": judged,
+                "time/score_hidden": judged - waited,
+            },
+        )
+
+
+def _assistant(text: str) -> dict[str, str]:
+    return {"role": "assistant", "content": text}
