@@ -16,12 +16,10 @@ import argparse
 import asyncio
 import contextlib
 import ctypes
-import functools
 import importlib
 import json
 import os
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -123,10 +121,6 @@ def samples(count: int, completions: Callable[[int], str] = "completion {}".form
 # --- 1 and 2: hangs and deaths ------------------------------------------------------
 
 
-def judge(scorer: Scorer, count: int) -> None:
-    scorer.score(samples(count))
-
-
 def hang(workers: int, deadline_s: float) -> None:
     """1,000 samples, 10 of which hang for ever."""
     kinds = ["spin", "sleep", "c-loop", "deaf"]
@@ -201,28 +195,38 @@ def overhead(workers: int) -> None:
     count = 1024
     texts = [sample.completion_text for sample in samples(count)]
     reward = TrivialInline()
-    direct = median(lambda: [reward.score(sample) for sample in samples(count)]) - median(
-        lambda: samples(count)
-    )
-    print(f"overhead: µs a sample above the direct call ({1e6 * direct / count:.2f} µs)")
+
+    def fastest(call: Callable[[list[Sample]], object], times: int = 30) -> float:
+        """µs a sample, in the fastest of several rounds: what the work takes when
+        nothing else on the machine does."""
+        took = []
+        for _ in range(times):
+            fresh = samples(count)
+            started = time.perf_counter()
+            call(fresh)
+            took.append(time.perf_counter() - started)
+        return 1e6 * min(took) / count
+
+    direct = fastest(lambda fresh: [reward.score(sample) for sample in fresh])
+    print(f"overhead: µs a sample above the direct call ({direct:.2f} µs)")
 
     def report(name: str, took: float) -> float:
-        print(f"  {name:34} {1e6 * (took - direct) / count:8.1f}")
-        return took
+        print(f"  {name:34} {took - direct:8.1f}")
+        return took - direct
 
-    making = median(lambda: samples(count))
     for name, cls in (("inline", "TrivialInline"), ("process", "Trivial")):
         with Scorer(rubric(cls), workers=workers) as scorer:
             warm(scorer)
-            ours = report(name, median(functools.partial(judge, scorer, count)) - making)
+            ours = report(name, fastest(scorer.score))
     with ProcessPoolExecutor(workers) as executor:
         list(executor.map(length, texts))
         report(
             "concurrent.futures, chunks of 64",
-            median(lambda: list(executor.map(length, texts, chunksize=64))),
+            fastest(lambda _: list(executor.map(length, texts, chunksize=64))),
         )
         peer = report(
-            "concurrent.futures, one by one", median(lambda: list(executor.map(length, texts)), 5)
+            "concurrent.futures, one by one",
+            fastest(lambda _: list(executor.map(length, texts)), 10),
         )
         print(f"  process / concurrent.futures one by one: {ours / peer:.3f}")
     with contextlib.suppress(ImportError):
@@ -231,11 +235,11 @@ def overhead(workers: int) -> None:
         with ProcessPool(max_workers=workers) as pool:
             pool.schedule(length, args=("warm",)).result()
 
-            def one_by_one() -> None:
+            def one_by_one(_: object) -> None:
                 for future in [pool.schedule(length, args=(text,), timeout=5) for text in texts]:
                     future.result()
 
-            peer = report("pebble, a deadline a sample", median(one_by_one, 3))
+            peer = report("pebble, a deadline a sample", fastest(one_by_one, 10))
             print(f"  process / pebble: {ours / peer:.3f}")
 
 
@@ -429,15 +433,6 @@ def warm(scorer: Scorer, n: int = 2) -> None:
     while any(worker.to_build for worker in list(pool._workers)):
         time.sleep(0.05)
     time.sleep(0.3)
-
-
-def median(call: Callable[[], object], times: int = 15) -> float:
-    took = []
-    for _ in range(times):
-        started = time.perf_counter()
-        call()
-        took.append(time.perf_counter() - started)
-    return statistics.median(took)
 
 
 def children(parent: int | None = None) -> list[int]:

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from graphlib import TopologicalSorter
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -232,46 +235,69 @@ class Rubric:
 
         Raises ScoringError where a policy says `raise`.
         """
+        values: dict[str, list[float]] = {}
+        excluded: set[int] = set()
+        for term in self._gates_first:
+            values[term.name], without = _column(term, samples, scores[term.name], values)
+            excluded.update(without)
+        rows = [list(row) for row in zip(*(values[name] for name in self.names), strict=True)]
+        for n in excluded:
+            rows[n] = [math.nan] * len(self.terms)
         weights = self.weights(step)
+        totals = [_total(weights, row) for row in rows]
+        return Table(self.names, {name: list(scores[name]) for name in self.names}, rows, totals)
+
+    @cached_property
+    def _gates_first(self) -> tuple[Term, ...]:
+        """The terms, each after those that its `only_if` names."""
         by_name = {term.name: term for term in self.terms}
-        values: list[list[float]] = []
-        totals: list[float | None] = []
+        order = TopologicalSorter({term.name: term.only_if for term in self.terms})
+        return tuple(by_name[name] for name in order.static_order())
+
+
+def _column(
+    term: Term,
+    samples: Sequence[Sample],
+    scores: Sequence[Score],
+    others: Mapping[str, Sequence[float]],
+) -> tuple[list[float], list[int]]:
+    """What counts of one reward's N scores, nan where nothing does; and the rows that it
+    excludes whole. `others` are the columns of its gates.
+
+    A column at a time: nearly every score is a plain value that only wants copying.
+    """
+    column: list[Any] = [score.value for score in scores]
+    excludes: list[int] = []
+    if term.clip is not None:
+        low, high = term.clip
+        column = [v if v is None else min(max(v, low), high) for v in column]
+    if term.when or term.only_if:
         for n, sample in enumerate(samples):
-            row = _row(sample, by_name, {name: scores[name][n] for name in by_name})
-            present = [w * v for w, v in zip(weights, row, strict=True) if not math.isnan(v)]
-            values.append(row)
-            totals.append(math.fsum(present) if present else None)
-        return Table(self.names, {name: list(scores[name]) for name in self.names}, values, totals)
-
-
-def _row(sample: Sample, terms: Mapping[str, Term], scores: Mapping[str, Score]) -> list[float]:
-    """One sample's values in the order of `terms`; all nan when it is excluded."""
-    values: dict[str, float] = {}
-    excluded = False
-
-    def value(name: str) -> float:
-        nonlocal excluded
-        if name not in values:
-            term = terms[name]
-            values[name] = math.nan
             # nan compares false, so a gate on a missing value stays shut
-            if term.applies(sample) and all(
-                value(other) >= least for other, least in term.only_if.items()
-            ):
-                number = _value(term, scores[name], sample)
-                excluded = excluded or number is None
-                values[name] = math.nan if number is None else number
-        return values[name]
+            gates = (others[name][n] >= least for name, least in term.only_if.items())
+            if not term.applies(sample) or not all(gates):
+                column[n] = math.nan
+    for n, value in enumerate(column):
+        if value is None:
+            number = _stand_in(term, scores[n], samples[n])
+            column[n] = math.nan if number is None else number
+            if number is None:
+                excludes.append(n)
+    return column, excludes
 
-    row = [value(name) for name in terms]
-    return [math.nan] * len(row) if excluded else row
+
+def _total(weights: Sequence[float], row: Sequence[float]) -> float | None:
+    """The weighted sum of the values there are; None where there is none."""
+    total = math.fsum(map(operator.mul, weights, row))
+    if not math.isnan(total):
+        return total
+    present = [w * v for w, v in zip(weights, row, strict=True) if not math.isnan(v)]
+    return math.fsum(present) if present else None
 
 
-def _value(term: Term, score: Score, sample: Sample) -> float | None:
-    """The number that counts; nan to abstain, None to exclude the whole sample."""
-    if score.value is not None:
-        low, high = term.clip or (-math.inf, math.inf)
-        return min(max(score.value, low), high)
+def _stand_in(term: Term, score: Score, sample: Sample) -> float | None:
+    """The number that counts where there is no value; nan to abstain, None to exclude
+    the whole sample."""
     policy = term.policies.get(score.outcome, _default_policy(term.reward, score.outcome))
     if policy == "exclude":
         return None

@@ -165,18 +165,18 @@ class Batch:
         """Settle at once what needs no judging, and have the rest judged."""
         term, requires = station.term, station.requires
         name = term.name
-        chosen: list[int] = []
-        for row in rows:
-            sample = self.samples[row]
-            if term.when and not term.applies(sample):
-                self._scores[name][row] = _does_not_apply(term)
-                continue
-            for column in requires:
-                if column not in sample.columns:
-                    self._scores[name][row] = _no_column(column)
-                    break
-            else:
-                chosen.append(row)
+        chosen = list(rows)
+        if term.when or requires:
+            chosen.clear()
+            for row in rows:
+                sample = self.samples[row]
+                missing = next((c for c in requires if c not in sample.columns), None)
+                if not term.applies(sample):
+                    self._scores[name][row] = _does_not_apply(term)
+                elif missing is not None:
+                    self._scores[name][row] = _no_column(missing)
+                else:
+                    chosen.append(row)
         if not chosen:
             return
         with self._lock:
