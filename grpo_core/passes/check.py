@@ -1,0 +1,198 @@
+"""Which form holds for a model: tried on a tiny batch, against one completion at a time.
+
+Forms fail silently: attention that ignores a mask, windows that a mask replaces, logits
+scaled in a model's own forward. So nothing is trusted by name alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from grpo_core.passes import head
+from grpo_core.passes.forms import Passes
+from grpo_core.passes.pack import FORMS, Form, Group
+
+FLOOR = 1e-5
+"""Relative error that is always allowed, in float32 or wider."""
+CEILING = 0.1
+"""Relative error that is never allowed, whatever the model's own rounding."""
+WINDOW = 6
+"""What a longer sliding window is set to during the check, so that the batch exceeds it."""
+PARAMETERS = 2**27
+"""Gradients compared, in numbers; the smallest parameters first, so every layer has some."""
+
+REFUSALS = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    IndexError,
+    KeyError,
+    AttributeError,
+    AssertionError,
+)
+"""What a model raises for a mask, a cache or an argument it was not written for."""
+
+
+class Trial(NamedTuple):
+    logp: Tensor
+    gradients: list[Tensor]
+
+
+def self_check(
+    model: Any,
+    *,
+    pad_id: int,
+    form: Form | Literal["auto"] = "auto",
+    fused_head: bool = True,
+    temperature: float = 1.0,
+) -> tuple[Passes, list[str]]:
+    """The fastest form, from `form` on, whose log-probabilities and gradients are the model's.
+
+    Returns the passes and lines that say what was chosen and why something else was not.
+    The measure is the model's own forward over one completion at a time, without padding;
+    allowed is a few times the error that plain padding makes. Gradients, random state and
+    train/eval mode stay as found. Call it before the model is wrapped or sharded.
+    """
+    lines: list[str] = []
+    with _quiet(model) as parameters:
+        groups = _batch(model, pad_id)
+
+        def attempt(form: Form, fused: bool) -> Trial | str:
+            passes = Passes(
+                model, pad_id=pad_id, form=form, fused_head=fused, temperature=temperature
+            )
+            try:
+                return _trial(passes, [groups], parameters)
+            except REFUSALS as error:
+                return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+        own = Passes(model, pad_id=pad_id, form="plain", fused_head=False, temperature=temperature)
+        single = [[Group(g.prompt, [c])] for g in groups for c in g.completions]
+        truth = _trial(own, single, parameters)
+        rounding = _distance(_trial(own, [groups], parameters), truth)
+        allowed = min(max(FLOOR, 4 * rounding), CEILING)
+
+        def refusal(form: Form, fused: bool) -> str | None:
+            trial = attempt(form, fused)
+            if isinstance(trial, str):
+                return trial
+            error = _distance(trial, truth)
+            # written so that a nan is refused
+            return None if error <= allowed else f"differs by {error:.1e} (allowed {allowed:.1e})"
+
+        if fused_head and (why := refusal("plain", True)):
+            lines.append(f"fused head refused: {why}; the model's own forward makes the logits")
+            fused_head = False
+        for candidate in FORMS if form == "auto" else FORMS[FORMS.index(form) :]:
+            why = _known(model, candidate) or refusal(candidate, fused_head)
+            if why is None or candidate == "plain":
+                break
+            lines.append(f"form {candidate} refused: {why}")
+        if why is not None:
+            lines.append(f"form plain is kept although padding alone changes results: {why}")
+    fused = "fused head" if fused_head else "the model's own head"
+    lines.append(f"training passes: form {candidate}, {fused}")
+    passes = Passes(
+        model, pad_id=pad_id, form=candidate, fused_head=fused_head, temperature=temperature
+    )
+    return passes, lines
+
+
+def _known(model: Any, form: Form) -> str | None:
+    """Why a form cannot hold, where the config alone says it."""
+    if form == "plain":
+        return None
+    config = head.split(model).decoder.config
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if other := kinds - {"full_attention", "sliding_attention"}:
+        return (
+            f"layers of type {', '.join(sorted(map(str, other)))} carry state from token to token"
+        )
+    if form == "key_value" and any(
+        getattr(module, "gradient_checkpointing", False) for module in model.modules()
+    ):
+        return "gradient checkpointing keeps no key/value cache"
+    return None
+
+
+def _batch(model: Any, pad_id: int) -> list[Group]:
+    """Two ragged groups; token ids spread over the vocabulary, the padding id left out."""
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    state = 0
+
+    def ids(count: int) -> list[int]:
+        nonlocal state
+        result: list[int] = []
+        while len(result) < count:
+            state = (state * 1103515245 + 12345) % 2**31
+            token = (state >> 8) % vocabulary
+            if token != pad_id:
+                result.append(token)
+        return result
+
+    return [
+        Group(ids(9), [ids(n) for n in (7, 1, 12, 4)]),
+        Group(ids(4), [ids(n) for n in (3, 8)]),
+    ]
+
+
+def _trial(passes: Passes, batches: list[list[Group]], parameters: list[nn.Parameter]) -> Trial:
+    """Log-probabilities of the batches' tokens, and the gradient of a weighted sum of them."""
+    with torch.set_grad_enabled(bool(parameters)):
+        outputs = [passes(batch) for batch in batches]
+        logp = torch.cat([output.logp[output.mask] for output in outputs])
+        weights = torch.cos(torch.arange(len(logp), device=logp.device, dtype=logp.dtype))
+        gradients: list[Tensor] = []
+        if parameters:
+            found = torch.autograd.grad(weights @ logp, parameters, allow_unused=True)
+            gradients = [
+                torch.zeros_like(p) if g is None else g
+                for p, g in zip(parameters, found, strict=True)
+            ]
+    return Trial(logp.detach(), gradients)
+
+
+def _distance(trial: Trial, truth: Trial) -> float:
+    """The larger of the two relative errors, of log-probabilities and of the gradient."""
+
+    def norm(tensors: list[Tensor]) -> float:
+        return math.sqrt(sum(float(t.double().square().sum()) for t in tensors))
+
+    errors = [norm([trial.logp - truth.logp]) / norm([truth.logp])]
+    if truth.gradients:
+        apart = [a - b for a, b in zip(trial.gradients, truth.gradients, strict=True)]
+        errors.append(norm(apart) / max(norm(truth.gradients), 1e-30))
+    return math.nan if any(map(math.isnan, errors)) else max(errors)
+
+
+@contextmanager
+def _quiet(model: Any) -> Iterator[list[nn.Parameter]]:
+    """The model without dropout and with short windows; gives the parameters to compare."""
+    modes = [(module, module.training) for module in model.modules()]
+    config = head.split(model).decoder.config
+    window = getattr(config, "sliding_window", None)
+    parameters, count = [], 0
+    for parameter in sorted(
+        (p for p in model.parameters() if p.requires_grad), key=lambda p: p.numel()
+    ):
+        count += parameter.numel()
+        if count <= PARAMETERS:
+            parameters.append(parameter)
+    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+    try:
+        model.eval()
+        if window is not None and window > WINDOW:
+            config.sliding_window = WINDOW
+        with torch.random.fork_rng(devices=list(devices)):
+            yield parameters
+    finally:
+        if window is not None:
+            config.sliding_window = window
+        for module, training in modes:
+            module.training = training

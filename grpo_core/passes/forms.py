@@ -1,0 +1,165 @@
+"""A model's pass over groups in one of three forms that give the same numbers.
+
+`mask`: a group's completions packed behind one copy of the prompt under a block mask.
+`key_value`: the prompt read once, its cache, with gradient, expanded to the group.
+`plain`: every completion behind its own prompt. Which form holds for a model is `check`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from grpo_core.passes import head, pack
+from grpo_core.passes.pack import Form, Group
+
+
+class TokenLogps(NamedTuple):
+    """One row a completion, groups in order, padded on the right with zeros."""
+
+    logp: Float[Tensor, "batch time"]
+    """Nats, under the distribution that is sampled from: logits divided by temperature."""
+    mask: Bool[Tensor, "batch time"]
+    """True at completion tokens."""
+    entropy: Float[Tensor, "batch time"] | None
+
+
+class Unsupported(RuntimeError):
+    """The model cannot make its passes in this form."""
+
+
+class Passes(nn.Module):
+    """A model and how its passes are made.
+
+    A module, so that DDP, FSDP2 or DeepSpeed can wrap it: all it touches goes through the
+    model's modules. With `fused_head` the head sees only the states that predict completion
+    tokens; without, the model's own forward makes the logits, at those positions.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        pad_id: int,
+        form: Form = "mask",
+        fused_head: bool = True,
+        temperature: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.pad_id, self.form, self.fused_head = pad_id, form, fused_head
+        self.temperature = temperature
+
+    def forward(self, groups: Sequence[Group], entropy: bool = False) -> TokenLogps:
+        """Log-probabilities of the groups' completion tokens; `entropy` of the distributions
+        they are drawn from only when asked for. Raises Unsupported when the form is
+        impossible for the model, as a cache is under gradient checkpointing."""
+        device = self.model.get_input_embeddings().weight.device
+        completions = [completion for group in groups for completion in group.completions]
+        lengths = torch.tensor([len(completion) for completion in completions])
+        mask = torch.arange(int(lengths.max())) < lengths.unsqueeze(1)
+        place = mask.flatten().nonzero().squeeze(1).to(device)
+        target = torch.tensor(
+            [t for completion in completions for t in completion], dtype=torch.long
+        ).to(device)
+
+        states = getattr(self, f"_{self.form}")(groups, device)
+        if self.fused_head:
+            values = head.chunked(head.split(self.model), states, target, self.temperature, entropy)
+        else:
+            values = head.log_softmax(states, target, self.temperature, entropy)
+
+        def spread(value: Tensor) -> Tensor:
+            flat = value.new_zeros(mask.numel()).index_copy(0, place, value)
+            return flat.view(mask.shape)
+
+        logp, entropies = values
+        return TokenLogps(
+            spread(logp), mask.to(device), None if entropies is None else spread(entropies)
+        )
+
+    def _mask(self, groups: Sequence[Group], device: torch.device) -> Tensor:
+        layout = pack.packed(groups, self.pad_id, device)
+        states, _ = self._run(
+            layout.source,
+            input_ids=layout.ids,
+            position_ids=layout.positions,
+            attention_mask=self._attention(layout),
+            use_cache=False,
+        )
+        return states
+
+    def _plain(self, groups: Sequence[Group], device: torch.device) -> Tensor:
+        layout = pack.separate(groups, self.pad_id, device)
+        states, _ = self._run(layout.source, input_ids=layout.ids, use_cache=False)
+        return states
+
+    def _key_value(self, groups: Sequence[Group], device: torch.device) -> Tensor:
+        layout = pack.cached(groups, self.pad_id, device)
+        count, before = layout.prompt_ids.shape
+        first, cache = self._run(
+            torch.arange(1, count + 1, device=device) * before - 1,
+            input_ids=layout.prompt_ids,
+            attention_mask=layout.prompt_mask,
+            position_ids=(layout.prompt_mask.cumsum(-1) - 1).clamp(min=0),
+            past_key_values=DynamicCache(),  # without a config: no layer forgets
+            use_cache=True,
+        )
+        states = first.index_select(0, layout.group)
+        after = layout.ids.shape[1]
+        if after:
+            if cache is None or cache.get_seq_length() != before:
+                raise Unsupported("the model keeps no key/value cache")
+            cache.batch_select_indices(layout.group)
+            seen = layout.prompt_mask.index_select(0, layout.group)
+            rest, _ = self._run(
+                layout.mask.flatten().nonzero().squeeze(1),
+                input_ids=layout.ids,
+                attention_mask=torch.cat([seen, layout.mask], 1),
+                position_ids=seen.sum(1, keepdim=True) + torch.arange(after, device=device),
+                past_key_values=cache,
+                use_cache=True,
+            )
+            states = torch.cat([states, rest])
+        return states.index_select(0, layout.source)
+
+    def _run(self, source: Int[Tensor, " tokens"], **inputs: Any) -> tuple[Tensor, Any]:
+        """Hidden states, or logits, at places of the flattened rows; and the cache."""
+        if self.fused_head:
+            output = head.split(self.model).decoder(**inputs)
+            return output.last_hidden_state.flatten(0, 1).index_select(0, source), getattr(
+                output, "past_key_values", None
+            )
+        length = inputs["input_ids"].shape[1]
+        keep, column = (source % length).unique(return_inverse=True)
+        output = self.model(**inputs, logits_to_keep=keep)
+        if output.logits.shape[1] == len(keep):
+            source = torch.div(source, length, rounding_mode="floor") * len(keep) + column
+        return output.logits.flatten(0, 1).index_select(0, source), getattr(
+            output, "past_key_values", None
+        )
+
+    def _attention(self, layout: pack.Layout) -> Tensor | dict[str, Tensor]:
+        """The block mask as this model's layers take it: one for all, or one a layer type."""
+        config = head.split(self.model).decoder.config
+        kinds = set(getattr(config, "layer_types", None) or ())
+        window = getattr(config, "sliding_window", None)
+        if unknown := kinds - {"full_attention", "sliding_attention"}:
+            raise Unsupported(f"layers of type {', '.join(sorted(unknown))} take no block mask")
+
+        def mask(window: int | None) -> Tensor:
+            allowed = pack.block_mask(layout.segments, layout.positions, window)
+            if config._attn_implementation != "eager":
+                return allowed
+            dtype = self.model.get_input_embeddings().weight.dtype
+            blocked = torch.zeros_like(allowed, dtype=dtype)
+            return blocked.masked_fill_(~allowed, torch.finfo(dtype).min)
+
+        if len(kinds) > 1:
+            return {"full_attention": mask(None), "sliding_attention": mask(window)}
+        return mask(None if kinds == {"full_attention"} else window)
