@@ -2,9 +2,11 @@
 
 Weights are applied before anything is normalised (`combine="sum"`), or after
 each reward was normalised by itself (`combine="gdpo"`). Scores that are not
-there are nan and change nothing for the others.
+there are nan and change nothing for the others. Scores of steps become one
+advantage a token.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -64,6 +66,50 @@ def group_advantages(
     else:
         raise ValueError(f"combine must be sum or gdpo, got {combine!r}")
     return advantages.nan_to_num(nan=0.0)
+
+
+def step_advantages(
+    steps: Sequence[Sequence[tuple[int, float]]],
+    lengths: Sequence[int],
+    group_size: int,
+    *,
+    eps: float = 1e-4,
+) -> Float[Tensor, "batch time"]:
+    """Process supervision: an advantage a token from scores of the steps of each sample.
+
+    `steps[i]` holds (offset, value) of sample i: the index of the step's last token in
+    the completion, and the step's score. `lengths[i]` is the completion's number of
+    tokens; time is the longest of them. Groups stand together, as in
+    `group_advantages`. DeepSeekMath (arXiv 2402.03300) section 4.1.3: over all steps of
+    all samples of a group,
+
+        z_j = (value_j - mean) / (std + eps)        A_t = sum of z_j over steps that end at or after t
+
+    A sample without steps gets 0 everywhere, so does a group whose values are all
+    equal; tokens after the last step get 0. A value of nan is a step without a score.
+    In float64 on the CPU. Raises ValueError for an offset outside its completion, or
+    when the shapes do not fit.
+    """
+    if len(steps) != len(lengths):
+        raise ValueError(f"steps of {len(steps)} samples, but {len(lengths)} lengths")
+    if group_size < 1 or len(steps) % group_size:
+        raise ValueError(f"{len(steps)} samples are not whole groups of {group_size}")
+    for i, (ends, length) in enumerate(zip(steps, lengths, strict=True)):
+        for offset, _ in ends:
+            if not 0 <= offset < length:
+                raise ValueError(
+                    f"sample {i}: a step ends at token {offset}, the completion has {length}"
+                )
+    per_token = torch.zeros(len(steps), max(lengths, default=0), dtype=torch.float64)
+    for start in range(0, len(steps), group_size):
+        group = [(i, *step) for i in range(start, start + group_size) for step in steps[i]]
+        values = torch.tensor([value for *_, value in group], dtype=torch.float64)
+        if not len(values):
+            continue
+        normalised = (_centred(values, dim=0) / (_std(values, dim=0) + eps)).nan_to_num(nan=0.0)
+        for (i, offset, _), z in zip(group, normalised, strict=True):
+            per_token[i, : offset + 1] += z
+    return per_token
 
 
 def _weighted_sum(

@@ -90,6 +90,15 @@ OBJECTIVES: dict[str, Objective] = {
 }
 
 
+KL: dict[str, Callable[[PerToken], PerToken]] = {
+    "k1": lambda log_ref: -log_ref,
+    "k2": lambda log_ref: log_ref.square() / 2,
+    "k3": lambda log_ref: log_ref.exp() - log_ref - 1,
+}
+"""Estimates of KL(pi_theta || pi_ref) from log(pi_ref / pi_theta) at the drawn tokens
+(Schulman 2020, "Approximating KL divergence", joschu.net/blog/kl-approx.html)."""
+
+
 def _named(objective: str | Objective) -> Objective:
     if isinstance(objective, Objective):
         return objective
@@ -124,7 +133,9 @@ def policy_loss(
     level: Literal["token", "sequence"] = "token",
     ref_logp: PerToken | None = None,
     beta: float = 0.0,
+    kl: Literal["k1", "k2", "k3"] = "k3",
     kl_bias_correction: bool = False,
+    token_weights: PerToken | None = None,
     max_completion_length: int | None = None,
     normalizer: float | Tensor | None = None,
 ) -> Loss:
@@ -133,13 +144,23 @@ def policy_loss(
     After DeepSeekMath (arXiv 2402.03300), equation 3 and 4: with
 
         r_t   = exp(logp_t - old_logp_t)
-        KL_t  = exp(ref_t - logp_t) - (ref_t - logp_t) - 1        (k3, never negative)
-        loss  = average over completions and tokens of  f(r_t, A) + beta KL_t
+        KL_t  = exp(ref_t - logp_t) - (ref_t - logp_t) - 1
+        loss  = average over completions and tokens of  w_t f(r_t, A) + beta KL_t
 
     where f is the objective's per-token loss (for grpo, bnpo, dr_grpo, dapo and
     luspo the clipped surrogate -min(r A, clip(r, 1 - epsilon, 1 + epsilon_high) A)).
     `level="sequence"` replaces r_t by exp(mean_t(logp_t - old_logp_t)) (GSPO,
-    arXiv 2507.18071). `kl_bias_correction` multiplies KL_t by r.
+    arXiv 2507.18071).
+
+    KL_t above is `kl="k3"`, unbiased and never negative; k1 is logp_t - ref_t, unbiased,
+    of either sign; k2 is half its square, biased, its gradient right (see `KL`). Drawn from
+    the policy itself, k1 as a loss has gradient zero on average.
+    `kl_bias_correction` multiplies KL_t by r, which makes k1 and k3 exact in value and
+    gradient for tokens of an older policy too (DeepSeek-V3.2, arXiv 2512.02556).
+
+    `token_weights` w multiply the policy's part at each token and not the KL, and leave
+    the average's divisor as it is: `high_entropy_mask`, `mismatch_weights`, or their
+    product. They are taken as constants.
 
     `objective` is one of `OBJECTIVES` by name, or an `Objective` of your own. The
     average is: grpo, sapo: over sequences of the token mean; luspo: over
@@ -158,6 +179,8 @@ def policy_loss(
         raise ValueError("cispo requires epsilon_high, the cap on ratios (MiniMax-M1 used 5.0)")
     if level not in ("token", "sequence"):
         raise ValueError(f"level must be token or sequence, got {level!r}")
+    if kl not in KL:
+        raise ValueError(f"kl must be one of {', '.join(KL)}, got {kl!r}")
 
     keep = mask != 0
     weight = mask.to(logp.dtype)
@@ -177,17 +200,19 @@ def policy_loss(
     high = epsilon if epsilon_high is None else epsilon_high
     terms = Terms(logp, log_ratio, ratio, advantages, weight, epsilon, high, delta)
     losses = chosen.per_token(terms)
+    if token_weights is not None:
+        losses = losses * torch.where(keep, token_weights.to(logp.dtype), 0.0).detach()
 
     metrics = _clip_metrics(chosen, terms)
     if beta != 0.0:
         if ref_logp is None:
             raise ValueError("beta > 0 needs ref_logp, the reference's log-probabilities")
         log_ref = torch.where(keep, ref_logp.to(logp.dtype), 0.0) - logp
-        kl = log_ref.exp() - log_ref - 1
+        divergence = KL[kl](log_ref)
         if kl_bias_correction:
-            kl = kl * ratio
-        losses = losses + beta * kl
-        metrics["kl"] = kl
+            divergence = divergence * ratio
+        losses = losses + beta * divergence
+        metrics["kl"] = divergence
 
     total = losses * weight
     if chosen.average == "sequence-mean":
