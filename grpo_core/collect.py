@@ -6,11 +6,12 @@ the scores are worth is the rubric's part, what is learnt from them `update`'s.
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -47,6 +48,42 @@ class Rollout:
     times: dict[str, float]
     """`time/rollout`, `time/score` (what judging took) and `time/score_hidden` (the part
     of it during which completions were still being drawn)."""
+    group_size: int
+
+    def take(self, groups: Sequence[int]) -> Rollout:
+        """Some of the groups."""
+        return _groups([(self, group) for group in groups])
+
+    def replace(self, groups: Sequence[int], others: Rollout) -> Rollout:
+        """This rollout with the groups of `others` in the places of `groups`."""
+        instead = dict(zip(groups, range(len(groups)), strict=True))
+        return _groups(
+            [
+                (others, instead[group]) if group in instead else (self, group)
+                for group in range(len(self.samples) // self.group_size)
+            ]
+        )
+
+
+def _groups(chosen: Sequence[tuple[Rollout, int]]) -> Rollout:
+    """A rollout of given groups of given rollouts, numbered anew."""
+    first, _ = chosen[0]
+    size, names = first.group_size, first.table.names
+    places = [(r, n) for r, g in chosen for n in range(g * size, (g + 1) * size)]
+    return Rollout(
+        [dataclasses.replace(r.samples[n], group=i // size) for i, (r, n) in enumerate(places)],
+        [r.prompt_ids[n] for r, n in places],
+        [r.completions[n] for r, n in places],
+        Table(
+            names,
+            {name: [r.table.scores[name][n] for r, n in places] for name in names},
+            [r.table.values[n] for r, n in places],
+            [r.table.totals[n] for r, n in places],
+        ),
+        {name: [r.seconds[name][n] for r, n in places] for name in names},
+        first.times,
+        size,
+    )
 
 
 @dataclass
@@ -67,7 +104,7 @@ class Collector:
         group_size: int,
         how: Sampling,
         step: int,
-        salt: int | str = 0,
+        salt: int = 0,
     ) -> Rollout:
         """`group_size` completions of each row's prompt (rows with their indices).
 
@@ -138,6 +175,7 @@ class Collector:
                 "time/score": judged,
                 "time/score_hidden": judged - waited,
             },
+            group_size,
         )
 
 

@@ -34,7 +34,7 @@ class LoraConfig(Section):
 
     rank: int = Field(default=16, gt=0)
     """Of the adapters."""
-    alpha: float = Field(default=32.0, gt=0)
+    alpha: int = Field(default=32, gt=0)
     """The adapters' output is scaled by alpha / rank."""
     targets: str | list[str] = "all-linear"
     """The modules that get one: names, or all linear ones but the head."""
@@ -143,6 +143,8 @@ class RolloutConfig(Section):
     """Draw among the likeliest tokens that together reach this probability."""
     top_k: int = Field(default=0, ge=0)
     """Draw among the k likeliest tokens; 0: among all."""
+    min_p: float = Field(default=0.0, ge=0, le=1)
+    """Draw among tokens at least this share as likely as the likeliest (arXiv 2407.01082)."""
     batch_size: int = Field(default=256, gt=0)
     """Completions drawn at a time; bounds the memory of the cache."""
 
@@ -309,9 +311,36 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Config:
     """Read and check a config. Raises ConfigError with file and key path."""
     raw = read(path, overrides)
     try:
-        return Config.model_validate(raw)
+        config = Config.model_validate(raw)
     except ValidationError as error:
         raise from_validation(error, Config).within(file=str(path)) from None
+    try:
+        _check_together(config)
+    except ConfigError as error:
+        raise error.within(file=str(path)) from None
+    return config
+
+
+def _check_together(config: Config) -> None:
+    """Refuse what makes no sense of values that are right one by one."""
+    grpo = config.grpo
+    if grpo.objective == "cispo" and grpo.epsilon_high is None:
+        raise ConfigError("cispo needs it, the cap on ratios (as in 5.0)", ("grpo", "epsilon_high"))
+    if grpo.minibatches > config.train.prompts_per_step:
+        raise ConfigError(
+            f"{grpo.minibatches} parts of whole groups need as many prompts, and "
+            f"train.prompts_per_step is {config.train.prompts_per_step}",
+            ("grpo", "minibatches"),
+        )
+    if grpo.sync_reference_every and not grpo.beta:
+        raise ConfigError(
+            "there is no reference to synchronise: grpo.beta is 0", ("grpo", "sync_reference_every")
+        )
+    if grpo.sync_reference_every and config.model.lora:
+        raise ConfigError(
+            "with model.lora the reference is the model without adapters and cannot move",
+            ("grpo", "sync_reference_every"),
+        )
 
 
 def host_for(config: PluginsConfig) -> Host:

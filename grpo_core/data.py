@@ -189,6 +189,18 @@ def batches(rows: Sequence[Row], size: int, seed: int, step: int) -> list[tuple[
     return picked
 
 
+def extra(
+    rows: Sequence[Row], size: int, seed: int, step: int, round_: int
+) -> list[tuple[int, Row]]:
+    """Rows beside those of a step, with their indices: `size` drawn anew for every
+    round of a step, with as few repeats as the data allows."""
+    chance = random.Random(f"{seed}/{step}/extra/{round_}")
+    picked: list[int] = []
+    while len(picked) < size:
+        picked += chance.sample(range(len(rows)), min(size - len(picked), len(rows)))
+    return [(index, rows[index]) for index in picked]
+
+
 @functools.lru_cache(maxsize=1)  # steps walk through an epoch in order
 def _permutation(n: int, seed: int, epoch: int) -> list[int]:
     order = list(range(n))

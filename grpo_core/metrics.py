@@ -47,11 +47,10 @@ def reward_metrics(table: Table, group_size: int) -> Metrics:
         [total for total in totals[first : first + group_size] if total is not None]
         for first in range(0, len(totals), group_size)
     ]
-    flat = [max(group) == min(group) for group in groups if group]
     metrics: Metrics = {
         "reward": mean(total for total in totals if total is not None),
         "reward_std": mean(d for group in groups if (d := deviation(group)) is not None),
-        "frac_reward_zero_std": (sum(flat) + groups.count([])) / len(groups),
+        "frac_reward_zero_std": len(silent_groups(table, group_size)) / len(groups),
     }
     for name, scores in table.scores.items():
         values = [score.value for score in scores if score.value is not None]
@@ -68,6 +67,22 @@ def reward_metrics(table: Table, group_size: int) -> Metrics:
             metrics[f"details/{name}/{key}"] = mean(details[key])
     metrics["outcomes/excluded"] = sum(total is None for total in totals)
     return metrics
+
+
+def silent_groups(table: Table, group_size: int) -> list[int]:
+    """The groups from which nothing is learnt: no totals, or all of them equal."""
+    return [
+        group
+        for group in range(len(table.totals) // group_size)
+        if len(
+            {
+                total
+                for total in table.totals[group * group_size : (group + 1) * group_size]
+                if total is not None
+            }
+        )
+        <= 1
+    ]
 
 
 NO_SIGNAL = ("all_right", "all_wrong", "cancelling", "all_abstained", "all_truncated")

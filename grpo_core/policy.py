@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from grpo_core.config import LoraConfig
 from grpo_core.errors import ConfigError
 
 Prompt = str | Sequence[Mapping[str, Any]]
@@ -70,26 +71,56 @@ class Policy:
         self.tokenizer.save_pretrained(directory)
 
 
-def load_policy(name: str, base_dir: Path, dtype: str = "float32") -> Policy:
-    """Load a model directory (relative to `base_dir`) or a model of the Hub.
+def load_policy(
+    name: str,
+    base_dir: Path,
+    dtype: str = "float32",
+    *,
+    attention: str | None = None,
+    lora: LoraConfig | None = None,
+    checkpoint: Path | None = None,
+) -> Policy:
+    """Load a model directory (relative to `base_dir`) or a model of the Hub, as it is or with
+    the weights, or the adapters, of a checkpoint.
 
     Raises ConfigError with the key `model.name` when it cannot be had.
     """
-    local = base_dir / name
-    where = str(local) if local.is_dir() else name
+    start = name if lora or checkpoint is None else str(checkpoint)
+    local = base_dir / start
+    where = str(local.resolve()) if local.is_dir() else start
     try:
-        model = AutoModelForCausalLM.from_pretrained(where, dtype=getattr(torch, dtype))
+        model = AutoModelForCausalLM.from_pretrained(
+            where, dtype=getattr(torch, dtype), attn_implementation=attention
+        )
         tokenizer = AutoTokenizer.from_pretrained(where)
-    except (OSError, ValueError) as error:  # what transformers raises for a bad name or folder
+    except (OSError, ValueError, ImportError) as error:  # a bad name or folder, no such attention
         reason = " ".join(str(error).split())
-        raise ConfigError(f"{name!r} cannot be loaded: {reason}", ("model", "name")) from None
+        raise ConfigError(f"{start!r} cannot be loaded: {reason}", ("model", "name")) from None
     policy = Policy(model, tokenizer)
     if not policy.eos_ids:
-        raise ConfigError(f"{name!r} has no end-of-sequence token", ("model", "name"))
-    for layer in model.modules():
+        raise ConfigError(f"{start!r} has no end-of-sequence token", ("model", "name"))
+    if lora:
+        policy.model = _with_adapters(model, lora, checkpoint)
+    for layer in policy.model.modules():
         if isinstance(layer, torch.nn.Dropout):
             layer.p = 0.0  # sampling sees no dropout; in training it would only be noise on r
     return policy
+
+
+def _with_adapters(model: Any, lora: LoraConfig, checkpoint: Path | None) -> Any:
+    """The model behind low-rank adapters: fresh ones, or those of a checkpoint."""
+    import peft
+
+    if checkpoint is not None:
+        return peft.PeftModel.from_pretrained(model, str(checkpoint), is_trainable=True)
+    adapters = peft.LoraConfig(
+        r=lora.rank, lora_alpha=lora.alpha, target_modules=lora.targets, task_type="CAUSAL_LM"
+    )
+    try:
+        return peft.get_peft_model(model, adapters)
+    except ValueError as error:  # targets that are not there
+        reason = " ".join(str(error).split())
+        raise ConfigError(reason, ("model", "lora", "targets")) from None
 
 
 def positions(mask: Int[Tensor, "batch time"]) -> Int[Tensor, "batch time"]:

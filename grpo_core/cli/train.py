@@ -162,22 +162,18 @@ def prepare(path: Path, overrides: Sequence[str]) -> Job:
             str(path),
         )
     registered(host.rollouts, config.rollout.backend, "rollout", "backend")
-    if objective == "cispo" and config.grpo.epsilon_high is None:
-        raise ConfigError(
-            "cispo needs it, the cap on ratios (as in 5.0)", ("grpo", "epsilon_high"), str(path)
-        )
-    if config.scoring.executor == "ray" and importlib.util.find_spec("ray") is None:
-        raise ConfigError(
-            "ray is not installed: pip install 'grpo-core[ray]'",
-            ("scoring", "executor"),
-            str(path),
-        )
-    for i, tracker in enumerate(config.train.trackers):
-        if importlib.util.find_spec(tracker) is None:
+    needed: list[tuple[str, str, tuple[str | int, ...]]] = [
+        (tracker, tracker, ("train", "trackers", i))
+        for i, tracker in enumerate(config.train.trackers)
+    ]
+    if config.scoring.executor == "ray":
+        needed.append(("ray", "ray", ("scoring", "executor")))
+    if config.model.lora:
+        needed.append(("peft", "lora", ("model", "lora")))
+    for module, extra, key in needed:
+        if importlib.util.find_spec(module) is None:
             raise ConfigError(
-                f"{tracker} is not installed: pip install 'grpo-core[{tracker}]'",
-                ("train", "trackers", i),
-                str(path),
+                f"{module} is not installed: pip install 'grpo-core[{extra}]'", key, str(path)
             )
     return Job(config, base_dir, host, rubric, rows, eval_rows)
 

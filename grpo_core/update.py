@@ -1,0 +1,277 @@
+"""Learning from one rollout: passes, loss, optimizer steps.
+
+What a pass looks like inside is `passes`, the loss `algorithm`. Random numbers
+are not needed here; nothing is read or written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from jaxtyping import Float
+from torch import Tensor
+
+from grpo_core.algorithm import (
+    Objective,
+    count,
+    entropy_bonus,
+    high_entropy_mask,
+    policy_loss,
+)
+from grpo_core.collect import Rollout
+from grpo_core.config import Config
+from grpo_core.metrics import Metrics
+from grpo_core.passes import Group, Passes, TokenLogps, micro_batches
+
+PerToken = Float[Tensor, "batch time"]
+
+
+class Reference:
+    """The frozen policy that KL is measured against.
+
+    A copy, or the policy itself without its LoRA adapters.
+    """
+
+    def __init__(self, passes: Passes) -> None:
+        self.adapters_off: Callable[[], Any] | None = getattr(passes.model, "disable_adapter", None)
+        self.passes = passes if self.adapters_off else copy.deepcopy(passes)
+        if not self.adapters_off:
+            self.passes.eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def logps(self, groups: Sequence[Group]) -> PerToken:
+        with self.adapters_off() if self.adapters_off else contextlib.nullcontext():
+            logp: PerToken = self.passes(groups).logp
+        return logp
+
+    @torch.no_grad()
+    def become(self, passes: Passes) -> None:
+        """Take over the weights of the policy (DeepSeekMath's iterative GRPO)."""
+        for mine, theirs in zip(self.passes.parameters(), passes.parameters(), strict=True):
+            mine.copy_(theirs)
+
+
+@dataclass
+class Learner:
+    """Improves the policy inside `passes` (as prepared by the accelerator)."""
+
+    config: Config
+    passes: Any
+    optimizer: Any
+    objective: Objective
+    reference: Reference | None
+    accelerator: Accelerator
+
+    def update(self, rollout: Rollout, advantages: Tensor) -> Metrics:
+        """`iterations` x `minibatches` optimizer steps on one rollout.
+
+        `advantages` is [batch] or [batch, time], a row a sample. Old
+        log-probabilities are those of the first visit, as long as nothing has been
+        learnt from the rollout by then; after that the sampler's. Samples that can
+        change nothing are left out of the passes, not out of the averages.
+        """
+        grpo = self.config.grpo
+        mean = _TokenMean()
+        visit = _Visit(self, rollout, advantages, mean)
+        groups = len(rollout.completions) // grpo.group_size
+        parts = [range(i, groups, grpo.minibatches) for i in range(grpo.minibatches)]
+        self.passes.train()
+        updates = grpo.iterations * grpo.minibatches
+        for _ in range(grpo.iterations):
+            for part in parts:
+                passes = visit.passes_of(part)
+                for number, batch in enumerate(passes):
+                    last = number + 1 == len(passes)
+                    with self._accumulating(last):
+                        self.accelerator.backward(visit.loss(batch))
+                if passes:  # a part without any signal changes nothing
+                    norm = self.accelerator.clip_grad_norm_(
+                        self.passes.parameters(), self.config.train.max_grad_norm
+                    )
+                    mean.total("grad_norm", float(norm) / updates)
+                    self.optimizer.step()
+                    self.optimizer.zero_grad()
+                    visit.learnt = True
+        empty: Metrics = {"loss": 0.0, "grad_norm": 0.0, "kl": None}
+        clips = [f"clip_ratio/{side}_mean" for side in ("low", "high", "region")]
+        return empty | dict.fromkeys(clips, 0.0) | mean.means()
+
+    def _accumulating(self, last: bool) -> Any:
+        return contextlib.nullcontext() if last else self.accelerator.no_sync(self.passes)
+
+
+class _Visit:
+    """One rollout while it is being learnt from."""
+
+    def __init__(
+        self, learner: Learner, rollout: Rollout, advantages: Tensor, mean: _TokenMean
+    ) -> None:
+        self.learner, self.rollout, self.mean = learner, rollout, mean
+        self.config, self.grpo = learner.config, learner.config.grpo
+        self.device = learner.accelerator.device
+        self.advantages = advantages
+        self.old: dict[int, Tensor] = {}
+        self.ref: dict[int, Tensor] = {}
+        self.learnt = False
+        """Whether the policy has moved since the rollout was drawn."""
+        self.weights = self._token_weights()
+        self.updates = self.grpo.iterations * self.grpo.minibatches
+        self.divisor: Tensor = torch.zeros(())
+        self.tokens: Tensor = torch.zeros(())
+
+    def passes_of(self, part: Sequence[int]) -> list[list[tuple[int, list[int]]]]:
+        """The passes over some groups: which completions of which group each reads.
+
+        Also counts what the part's losses are divided by.
+        """
+        size = self.grpo.group_size
+        counted, tokens = 0.0, 0.0
+        chosen: list[tuple[int, list[int]]] = []
+        for g in part:
+            mine = range(g * size, (g + 1) * size)
+            for n in mine:
+                mask = torch.full((1, self._length(n)), not self._dropped(n))
+                counted += float(count(self.learner.objective, mask))
+                weights = self.weights.get(n)
+                tokens += float(mask.sum() if weights is None else (weights != 0).sum())
+            chosen.append((g, [n - g * size for n in mine if self._teaches(n)]))
+        self.divisor = torch.tensor(counted, dtype=torch.float64)
+        self.tokens = torch.tensor(tokens, dtype=torch.float64)
+        prompts = [len(self.rollout.prompt_ids[g * size]) for g in part]
+        inner = self.learner.accelerator.unwrap_model(self.learner.passes)
+        batches = micro_batches(
+            prompts,
+            [[self._length(g * size + j) for j in rows] for g, rows in chosen],
+            self.config.train.tokens_per_micro_batch,
+            inner.form,
+            hidden_size=getattr(inner.model.config.get_text_config(), "hidden_size", 1024),
+            sort=self.config.engine.sort_by_length,
+        )
+        return [
+            [(chosen[i][0], [chosen[i][1][j] for j in rows]) for i, rows in batch]
+            for batch in batches
+        ]
+
+    def loss(self, batch: Sequence[tuple[int, list[int]]]) -> Float[Tensor, ""]:
+        """The share of one pass in the loss of its part."""
+        grpo, size = self.grpo, self.grpo.group_size
+        order = [g * size + j for g, rows in batch for j in rows]
+        groups = [
+            Group(
+                self.rollout.prompt_ids[g * size],
+                [self.rollout.completions[g * size + j].ids for j in rows],
+            )
+            for g, rows in batch
+        ]
+        read: TokenLogps = self.learner.passes(groups, entropy=grpo.entropy_coef != 0)
+        logp, mask = read.logp, read.mask
+        drawn = _stack([self.rollout.completions[n].logps for n in order], logp)
+        if not self.learnt:
+            for row, n in enumerate(order):
+                self.old[n] = logp[row, : self._length(n)].detach()
+            self.mean.add("sampling/logp_difference", (logp.detach() - drawn).abs(), mask)
+        old = _stack([self.old.get(n, drawn[row]) for row, n in enumerate(order)], logp)
+        keep = (
+            mask & torch.tensor([not self._dropped(n) for n in order], device=mask.device)[:, None]
+        )
+        weights = _stack([self.weights[n] for n in order], logp) if self.weights else None
+        loss = policy_loss(
+            logp,
+            old,
+            self._advantages_of(order, logp),
+            keep,
+            objective=self.learner.objective,
+            epsilon=grpo.epsilon,
+            epsilon_high=grpo.epsilon_high,
+            delta=grpo.delta,
+            level=grpo.level,
+            ref_logp=self._reference_logps(order, groups, logp),
+            beta=grpo.beta,
+            kl=grpo.kl,
+            kl_bias_correction=grpo.kl_bias_correction,
+            token_weights=weights,
+            max_completion_length=self.config.rollout.max_tokens,
+            normalizer=self.divisor,
+        )
+        value = loss.value
+        if read.entropy is not None:
+            acting = keep if weights is None else keep * (weights != 0)
+            value = value - grpo.entropy_coef * entropy_bonus(read.entropy, acting, self.tokens)
+        self.mean.total("loss", float(value.detach()) / self.updates)
+        for name, each in loss.metrics.items():
+            self.mean.add(name, each.expand_as(mask), mask)
+        return value
+
+    def _length(self, n: int) -> int:
+        return len(self.rollout.completions[n].ids)
+
+    def _dropped(self, n: int) -> bool:
+        return self.grpo.mask_truncated and self.rollout.completions[n].truncated
+
+    def _teaches(self, n: int) -> bool:
+        if not self.config.engine.skip_silent:
+            return True
+        grpo = self.grpo
+        moves = bool((self.advantages[n] != 0).any()) or grpo.beta > 0 or grpo.entropy_coef != 0
+        return moves and not self._dropped(n)
+
+    def _advantages_of(self, order: Sequence[int], logp: Tensor) -> Tensor:
+        chosen = self.advantages[list(order)].to(logp)
+        return chosen if chosen.dim() == 1 else chosen[:, : logp.shape[1]]
+
+    def _token_weights(self) -> dict[int, Tensor]:
+        """By sample, 1 at the tokens to learn from; empty when that is all of them."""
+        if self.grpo.top_entropy == 1.0:
+            return {}
+        completions = self.rollout.completions
+        like = torch.zeros(len(completions), max(len(c.ids) for c in completions))
+        entropies = _stack([c.entropies for c in completions], like)
+        kept = [[float(not self._dropped(n))] * len(c.ids) for n, c in enumerate(completions)]
+        chosen = high_entropy_mask(entropies, _stack(kept, like).bool(), self.grpo.top_entropy)
+        return {n: chosen[n, : len(c.ids)].float() for n, c in enumerate(completions)}
+
+    def _reference_logps(
+        self, order: Sequence[int], groups: Sequence[Group], logp: Tensor
+    ) -> Tensor | None:
+        if self.learner.reference is None:
+            return None
+        if any(n not in self.ref for n in order):
+            with self.learner.accelerator.autocast():
+                fresh = self.learner.reference.logps(groups)
+            for row, n in enumerate(order):
+                self.ref[n] = fresh[row, : self._length(n)]
+        return _stack([self.ref[n] for n in order], logp)
+
+
+def _stack(rows: Sequence[Tensor | Sequence[float]], like: Tensor) -> Tensor:
+    """Ragged rows as one tensor of the shape, dtype and device of `like`, 0 behind each."""
+    stacked = torch.zeros(len(rows), like.shape[1], dtype=like.dtype, device=like.device)
+    for i, row in enumerate(rows):
+        values = torch.as_tensor(row)[: like.shape[1]]
+        stacked[i, : len(values)] = values
+    return stacked
+
+
+class _TokenMean:
+    """Means over all completion tokens of a step, and plain sums."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = {}
+        self._counts: Counter[str] = Counter()
+
+    def add(self, name: str, values: Tensor, mask: Tensor) -> None:
+        self._sums[name] = self._sums.get(name, 0.0) + float((values * mask).sum())
+        self._counts[name] += int(mask.sum())
+
+    def total(self, name: str, value: float) -> None:
+        self._sums[name] = self._sums.get(name, 0.0) + value
+
+    def means(self) -> Metrics:
+        return {name: value / (self._counts[name] or 1) for name, value in self._sums.items()}
