@@ -55,7 +55,7 @@ def truncated_reinforce(t: Terms) -> PerToken:
 
 def soft_gate(t: Terms, positive: float = 1.0, negative: float = 1.05) -> PerToken:
     """SAPO (arXiv 2511.20347): -A sigmoid(tau (r - 1)) 4 / tau, tau by the sign of A."""
-    tau = torch.where(t.advantages > 0, positive, negative)
+    tau = torch.where(t.advantages > 0, t.advantages.new_full((), positive), negative)
     return -torch.sigmoid(tau * (t.ratio - 1)) * 4 / tau * t.advantages
 
 
