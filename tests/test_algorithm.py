@@ -446,6 +446,20 @@ class TestPolicyLoss:
         weighted = policy_loss(logp, old, adv, mask, token_weights=ones).value
         assert weighted == policy_loss(logp, old, adv, mask).value
 
+    def test_weights_are_constants(self):
+        logp, old, _, adv, mask = batch()
+        logp.requires_grad_()
+        weights = logp.exp()
+        grads = [
+            torch.autograd.grad(
+                policy_loss(logp, old, adv, mask, token_weights=each).value,
+                logp,
+                retain_graph=True,
+            )[0]
+            for each in (weights, weights.detach())
+        ]
+        assert torch.equal(*grads)
+
     def test_the_bias_correction_gives_the_kl_and_its_gradient_off_policy(self):
         # two tokens, drawn from `old`: averaged over what may be drawn, k1 and k3 times the
         # ratio are the KL of policy and reference, and their gradient is the KL's
