@@ -79,6 +79,7 @@ def _groups(chosen: Sequence[tuple[Rollout, int]]) -> Rollout:
             {name: [r.table.scores[name][n] for r, n in places] for name in names},
             [r.table.values[n] for r, n in places],
             [r.table.totals[n] for r, n in places],
+            {name: [r.table.steps[name][n] for r, n in places] for name in names},
         ),
         {name: [r.seconds[name][n] for r, n in places] for name in names},
         first.times,
