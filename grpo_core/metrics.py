@@ -50,7 +50,7 @@ def reward_metrics(table: Table, group_size: int) -> Metrics:
     metrics: Metrics = {
         "reward": mean(total for total in totals if total is not None),
         "reward_std": mean(d for group in groups if (d := deviation(group)) is not None),
-        "frac_reward_zero_std": len(silent_groups(table, group_size)) / len(groups),
+        "frac_reward_zero_std": len(_flat(table, group_size)) / len(groups),
     }
     for name, scores in table.scores.items():
         values = [score.value for score in scores if score.value is not None]
@@ -69,19 +69,18 @@ def reward_metrics(table: Table, group_size: int) -> Metrics:
     return metrics
 
 
+def _flat(table: Table, group_size: int) -> list[range]:
+    """The samples of each group whose totals are all equal, or missing."""
+    groups = [range(first, first + group_size) for first in range(0, len(table.totals), group_size)]
+    return [g for g in groups if len({table.totals[n] for n in g} - {None}) <= 1]
+
+
 def silent_groups(table: Table, group_size: int) -> list[int]:
-    """The groups from which nothing is learnt: no totals, or all of them equal."""
+    """The groups from which nothing is learnt: flat ones without steps."""
     return [
-        group
-        for group in range(len(table.totals) // group_size)
-        if len(
-            {
-                total
-                for total in table.totals[group * group_size : (group + 1) * group_size]
-                if total is not None
-            }
-        )
-        <= 1
+        samples.start // group_size
+        for samples in _flat(table, group_size)
+        if not any(column[n] for column in table.steps.values() for n in samples)
     ]
 
 
@@ -103,11 +102,8 @@ def no_signal_metrics(
     main = max(range(len(weights)), key=lambda r: abs(weights[r]))
     best = rubric.terms[main].reward.range[1]
     best = 1.0 if math.isinf(best) else best
-    for first in range(0, len(table.totals), group_size):
-        rows = range(first, first + group_size)
+    for rows in _flat(table, group_size):
         present = [n for n in rows if table.totals[n] is not None]
-        if len({table.totals[n] for n in present}) > 1:
-            continue
         if not present:
             counts["all_abstained"] += 1
         elif all(truncated[n] for n in rows):
@@ -145,7 +141,8 @@ def sample_rows(
     extra: Mapping[str, Sequence[Any]],
 ) -> list[dict[str, Any]]:
     """Judged samples as flat rows: text, columns, total, and each reward's
-    score with what it took."""
+    score with what it took, and its steps if it gave any on any row."""
+    by_steps = {n for n, column in table.scores.items() if any(s.steps for s in column)}
     rows = []
     for n, sample in enumerate(samples):
         row: dict[str, Any] = {
@@ -163,6 +160,11 @@ def sample_rows(
             row[f"{name}/outcome"] = scores[n].outcome.value
             row[f"{name}/reason"] = scores[n].reason
             row[f"{name}/seconds"] = seconds[name][n]
+            if name in by_steps:
+                steps = scores[n].steps
+                row[f"{name}/steps"] = (
+                    None if steps is None else [{"offset": o, "value": v} for o, v in steps]
+                )
         rows.append(row)
     return rows
 

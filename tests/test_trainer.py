@@ -3,6 +3,7 @@ itself exactly, goes on exactly, and stops well."""
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -224,6 +225,74 @@ class TestSettings:
         plain = lines(train("plain", "train.steps=2"))
         saved = lines(train("saved", "train.steps=2", "train.gradient_checkpointing=true"))
         assert saved[1]["loss"] == pytest.approx(plain[1]["loss"], abs=1e-6)
+
+
+class TestAdapters:
+    LORA = ("model.lora.rank=4", "grpo.beta=0.1", "train.save_every=2", "train.learning_rate=0.01")
+
+    def test_only_adapters_are_trained_and_saved(self, train, tiny_model):
+        pytest.importorskip("peft")
+        from transformers import AutoModelForCausalLM
+
+        run = train("lora", *self.LORA)
+        saved = run / "checkpoints" / "step-000004"
+        assert (saved / "adapter_model.safetensors").exists()
+        assert not (saved / "model.safetensors").exists()
+        before = AutoModelForCausalLM.from_pretrained(tiny_model)
+        after = AutoModelForCausalLM.from_pretrained(saved)  # the base, with its adapters
+        base = {n.replace(".base_layer", ""): p for n, p in after.named_parameters()}
+        for name, parameter in before.named_parameters():
+            assert torch.equal(parameter, base[name])
+        lora = [p for n, p in after.named_parameters() if "lora_B" in n]
+        assert lora and all(p.abs().sum() > 0 for p in lora)
+
+    def test_the_reference_is_the_model_without_them(self, train):
+        pytest.importorskip("peft")
+        kls = [line["kl"] for line in lines(train("lora", *self.LORA))]
+        assert kls[0] == pytest.approx(0, abs=1e-9) and kls[-1] > 0
+
+    def test_resuming_gives_the_undisturbed_run(self, train):
+        pytest.importorskip("peft")
+        whole = lines(train("whole", *self.LORA))
+        run = train("cut", *self.LORA)
+        shutil.rmtree(run / "checkpoints" / "step-000004")
+        train("cut", *self.LORA, resume=True)
+        assert lines(run) == whole
+
+
+class TestDynamicSampling:
+    REWARDS = (
+        "def digits(prompts, completions, **_):\n"
+        "    return [1.0 if p < '3' else sum(map(ord, c)) for p, c in zip(prompts, completions)]\n"
+        "def brevity(completions, **_):\n    return [0.0 for _ in completions]\n"
+    )
+
+    def test_groups_without_signal_are_replaced_by_other_prompts(self, train, project):
+        """Every prompt from 0 to 2 is always right: nothing can be learnt from it."""
+        (project / "my_rewards.py").write_text(self.REWARDS)
+        run = train("dynamic", "grpo.dynamic_sampling=10", "eval=null")
+        found = lines(run)
+        assert sum(line["sampling/replaced_groups"] for line in found) > 0
+        assert {line["frac_reward_zero_std"] for line in found} == {0.0}
+        for step in range(1, 5):
+            judged = rows(run, f"step-{step:06d}")
+            assert {row["group"] for row in judged} == {0, 1, 2}
+            assert min(row["prompt"] for row in judged) >= "3"
+
+    def test_what_was_replaced_is_kept_and_counted(self, train, project):
+        (project / "my_rewards.py").write_text(self.REWARDS)
+        run = train("dynamic", "grpo.dynamic_sampling=10", "eval=null")
+        replaced = [parquet.read_table(path).num_rows for path in run.glob("samples/*-replaced-*")]
+        assert sum(replaced) == 4 * sum(line["sampling/replaced_groups"] for line in lines(run))
+        summary = json.loads((run / "summary.json").read_text())
+        assert summary["outcomes"]["digits"]["scored"] == 48 + sum(replaced)
+
+    def test_the_rounds_are_bounded(self, train, project):
+        (project / "my_rewards.py").write_text(
+            "def digits(completions, **_):\n    return [1.0 for _ in completions]\nbrevity = digits\n"
+        )
+        run = train("flat", "grpo.dynamic_sampling=2", "train.steps=2", "eval=null")
+        assert [line["sampling/replaced_groups"] for line in lines(run)] == [6, 6]
 
 
 class TestGroups:
