@@ -84,8 +84,11 @@ class _LogSoftmax(torch.autograd.Function):
         logp = torch.log_softmax(scaled, -1)
         ctx.save_for_backward(logp, target)
         ctx.temperature, ctx.dtype = temperature, logits.dtype
-        spread = -(logp.exp().mul_(logp)).sum(-1) if entropy else None
-        return logp.gather(-1, target.unsqueeze(-1)).squeeze(-1), spread
+        chosen = logp.gather(-1, target.unsqueeze(-1)).squeeze(-1)
+        if not entropy:
+            return chosen, None
+        logp.clamp_(min=-1e4)  # where p is 0 to the last bit, and 0 · log 0 is to be 0
+        return chosen, (logp.exp().mul_(logp)).sum(-1).neg_()
 
     @staticmethod
     @once_differentiable
