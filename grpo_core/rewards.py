@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import operator
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -25,6 +26,11 @@ content is a string or a list of parts (`{"type": "text", "text": …}`)."""
 
 Policy = Literal["exclude", "abstain", "raise"] | float
 """What an outcome without a verdict does to its sample; see `Reward.on_error`."""
+
+
+Steps = tuple[tuple[int, float], ...]
+"""Scores of a completion's steps: for each, the character of `completion_text` at which
+it ends (so `text[:offset]` ends with it) and its value."""
 
 
 class Outcome(StrEnum):
@@ -47,13 +53,23 @@ class Score:
 
     `value` is a float, or None when there is no verdict; `reason` is one line a
     person can read; `details` are named floats to log. `Score(None)` abstains.
-    Raises ValueError when value and outcome contradict each other.
+
+    `steps` judges the parts of the completion as well (process supervision): pairs
+    (offset, value) in order, each offset the end of a step, 1 to the number of
+    characters of `sample.completion_text`, each value within the reward's range. The
+    policy then learns from the steps, and `value` is what tables and pass@1 show.
+    Whatever breaks these rules is `invalid` when it is judged. `steps=()` is a
+    completion in which there is no step: nothing to learn from it; None, the
+    default, is no process supervision.
+
+    Raises ValueError when value, outcome and steps contradict each other.
     """
 
     value: float | None
     outcome: Outcome
     reason: str
     details: Mapping[str, float]
+    steps: Steps | None
 
     def __init__(
         self,
@@ -61,6 +77,7 @@ class Score:
         outcome: Outcome | None = None,
         reason: str = "",
         details: Mapping[str, float] | None = None,
+        steps: Iterable[tuple[int, float]] | None = None,
     ) -> None:
         # By hand, because there is one for every judgement: half the time of a generated one.
         default = Outcome.abstained if value is None else Outcome.scored
@@ -70,8 +87,14 @@ class Score:
                 f"Score(value={value!r}, outcome={outcome.value!r}): a value and the "
                 "outcome 'scored' go together; every other outcome has value None"
             )
+        if steps is not None:
+            if value is None:
+                raise ValueError("Score(None, steps=…): steps go with a value, that of the whole")
+            steps = tuple(steps)
         details = {} if details is None else details
-        self.__dict__.update(value=value, outcome=outcome, reason=reason, details=details)
+        self.__dict__.update(
+            value=value, outcome=outcome, reason=reason, details=details, steps=steps
+        )
 
 
 class Tags(NamedTuple):
@@ -287,11 +310,16 @@ class Reward:
         return [self.score(sample) for sample in samples]  # type: ignore[misc]
 
 
-def as_score(raw: object, range: tuple[float, float] = (-math.inf, math.inf)) -> Score:
+def as_score(
+    raw: object,
+    range: tuple[float, float] = (-math.inf, math.inf),
+    sample: Sample | None = None,
+) -> Score:
     """What a reward returned, as a Score: a number becomes its value, None abstains.
 
     nan, infinity, a value outside `range` or any other type is `invalid`: a
-    verdict is never invented.
+    verdict is never invented. So are steps that are not as `Score` says; they are held
+    against the text of `sample` where that is given.
     """
     if isinstance(raw, Score):
         if raw.value is None:
@@ -299,7 +327,12 @@ def as_score(raw: object, range: tuple[float, float] = (-math.inf, math.inf)) ->
         checked = as_score(raw.value, range)
         if checked.outcome is not Outcome.scored:
             return checked
-        return Score(checked.value, reason=raw.reason, details=raw.details)
+        steps = raw.steps
+        if steps is not None:
+            problem, steps = _as_steps(steps, range, sample)
+            if problem:
+                return Score(None, Outcome.invalid, f"returned {problem}")
+        return Score(checked.value, reason=raw.reason, details=raw.details, steps=steps)
     if raw is None:
         return Score(None)
     value = _as_float(raw)
@@ -327,6 +360,37 @@ def _as_float(raw: object) -> float | None:
         return float(raw)
     except (TypeError, ValueError, RuntimeError):
         return None
+
+
+def _as_steps(
+    raw: Iterable[object], range: tuple[float, float], sample: Sample | None
+) -> tuple[str, Steps]:
+    """Steps as plain numbers, and what is wrong with them, if anything."""
+    low, high = range
+    length = math.inf if sample is None else len(sample.completion_text)
+    steps: list[tuple[int, float]] = []
+    before = 0
+    for pair in raw:
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            return f"a step that is a {type(pair).__name__}, not a pair (offset, value)", ()
+        if not hasattr(pair[0], "__index__"):
+            return f"a step whose offset is a {type(pair[0]).__name__}, not a whole number", ()
+        offset, value = operator.index(pair[0]), _as_float(pair[1])
+        if not before < offset <= length:
+            if offset <= before:
+                where = f"{offset}, after one that ends at {before}" if steps else f"{offset}"
+            else:
+                where = f"{offset} of a text of {length}"
+            return f"a step that ends at character {where}", ()
+        if value is None:
+            return f"a step whose value is a {type(pair[1]).__name__}, not a number", ()
+        if not math.isfinite(value):
+            return f"a step of value {value}", ()
+        if not low <= value <= high:
+            return f"a step of value {value:g}, outside its range {low:g} to {high:g}", ()
+        steps.append((offset, value))
+        before = offset
+    return "", tuple(steps)
 
 
 # --- plain functions as rewards -------------------------------------------------
@@ -458,7 +522,7 @@ def _with_details(values: Sequence[Verdict], details: list[dict[str, float]]) ->
     if not any(details) or not hasattr(values, "__len__") or len(values) != len(details):
         return values
     return [
-        Score(score.value, score.outcome, score.reason, {**row, **score.details})
+        Score(score.value, score.outcome, score.reason, {**row, **score.details}, score.steps)
         for score, row in zip(map(as_score, values), details, strict=True)
     ]
 

@@ -29,7 +29,7 @@ from pydantic_core import PydanticCustomError
 
 from grpo_core.errors import ConfigError, from_validation, nearest
 from grpo_core.plugins import Host, PluginError, RewardEntry, load_plugins
-from grpo_core.rewards import DEFAULT_TAGS, Outcome, Policy, Reward, Sample, Score, Tags
+from grpo_core.rewards import DEFAULT_TAGS, Outcome, Policy, Reward, Sample, Score, Steps, Tags
 
 
 class ScoringError(Exception):
@@ -163,13 +163,29 @@ class Table:
     `scores[name]` holds N scores; `values[n][r]` the number that counts after
     gates and policies, nan where there is none, rewards in the order of
     `names`; `totals[n]` the weighted sum, None where the sample was excluded or
-    has no value at all.
+    has no value at all. `steps[name][n]` are the steps that count, clipped as
+    values are; None where the reward gave none, or its value does not count.
     """
 
     names: tuple[str, ...]
     scores: Mapping[str, list[Score]]
     values: list[list[float]]
     totals: list[float | None]
+    steps: Mapping[str, list[Steps | None]]
+
+    @property
+    def outcome_values(self) -> list[list[float]]:
+        """`values`, with nan also where a reward judged by steps: what outcome
+        supervision learns from. The steps are for `algorithm.step_advantages`, and
+        nothing is learnt from the same verdict twice."""
+        columns = [self.steps[name] for name in self.names]
+        return [
+            [
+                value if column[n] is None else math.nan
+                for value, column in zip(row, columns, strict=True)
+            ]
+            for n, row in enumerate(self.values)
+        ]
 
 
 @dataclass(frozen=True)
@@ -245,7 +261,12 @@ class Rubric:
             rows[n] = [math.nan] * len(self.terms)
         weights = self.weights(step)
         totals = [_total(weights, row) for row in rows]
-        return Table(self.names, {name: list(scores[name]) for name in self.names}, rows, totals)
+        steps = {
+            term.name: _steps(term, scores[term.name], [row[r] for row in rows])
+            for r, term in enumerate(self.terms)
+        }
+        kept = {name: list(scores[name]) for name in self.names}
+        return Table(self.names, kept, rows, totals, steps)
 
     @cached_property
     def _gates_first(self) -> tuple[Term, ...]:
@@ -284,6 +305,20 @@ def _column(
             if number is None:
                 excludes.append(n)
     return column, excludes
+
+
+def _steps(term: Term, scores: Sequence[Score], counted: Sequence[float]) -> list[Steps | None]:
+    """One reward's steps where its value counts, clipped."""
+    column = [score.steps for score in scores]
+    low, high = term.clip or (-math.inf, math.inf)
+    for n, steps in enumerate(column):
+        if steps is not None:
+            column[n] = (
+                None
+                if math.isnan(counted[n])
+                else tuple((offset, min(max(value, low), high)) for offset, value in steps)
+            )
+    return column
 
 
 def _total(weights: Sequence[float], row: Sequence[float]) -> float | None:

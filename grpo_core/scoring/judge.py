@@ -46,7 +46,7 @@ def judge_one(reward: Reward, sample: Sample, wait: Await) -> Score:
     """`reward.score(sample)`, as a Score. Raises MemoryError alone: what to do
     about that depends on whose memory it is."""
     try:
-        return verdict(reward, reward.score(sample), wait)
+        return verdict(reward, reward.score(sample), wait, sample)
     except MemoryError:
         raise
     except NOT_OURS:
@@ -55,10 +55,10 @@ def judge_one(reward: Reward, sample: Sample, wait: Await) -> Score:
         return failed(error)
 
 
-def judge_result(reward: Reward, result: Callable[[], Any]) -> Score:
+def judge_result(reward: Reward, result: Callable[[], Any], sample: Sample) -> Score:
     """The same for a verdict that was awaited: `result()` returns it or raises."""
     try:
-        return verdict(reward, result(), _no_more)
+        return verdict(reward, result(), _no_more, sample)
     except MemoryError:
         raise
     except NOT_OURS:
@@ -122,7 +122,8 @@ def _batch(
             return [], Score(
                 None, Outcome.invalid, f"returned {len(raw)} scores for {_samples(len(samples))}"
             )
-        return [verdict(reward, one, wait) for one in raw], None
+        pairs = zip(raw, samples, strict=True)
+        return [verdict(reward, one, wait, sample) for one, sample in pairs], None
     except MemoryError:
         raise
     except NOT_OURS:
@@ -136,23 +137,24 @@ NOT_OURS: tuple[type[BaseException], ...] = (KeyboardInterrupt,)
 a worker, which no keyboard reaches, empties it."""
 
 
-def verdict(reward: Reward, raw: Any, wait: Await) -> Score:
+def verdict(reward: Reward, raw: Any, wait: Await, sample: Sample) -> Score:
     """What a reward returned, as a Score fit to travel: plain floats and strings."""
     kind = type(raw)
     low, high = reward.range
     if kind is float and low <= raw <= high and math.isfinite(raw):
         return Score(raw)
     if kind is not Score and isawaitable(raw):
-        return verdict(reward, wait(raw), wait)
+        return verdict(reward, wait(raw), wait, sample)
     if (
         kind is Score
         and type(raw.value) is float
         and low <= raw.value <= high
         and math.isfinite(raw.value)
+        and raw.steps is None
     ):
         score: Score = raw
     else:
-        score = as_score(raw, (low, high))
+        score = as_score(raw, (low, high), sample)
     if type(score.reason) is not str or len(score.reason) > REASON or score.details:
         return _plain(score)
     return score
@@ -166,7 +168,8 @@ def _plain(score: Score) -> Score:
         except (TypeError, ValueError):
             kind = type(value).__name__
             return Score(None, Outcome.invalid, f"its detail {name!r} is a {kind}, not a number")
-    return Score(score.value, score.outcome, shorten(str(score.reason), REASON), details)
+    reason = shorten(str(score.reason), REASON)
+    return Score(score.value, score.outcome, reason, details, score.steps)
 
 
 def failed(error: BaseException) -> Score:

@@ -150,6 +150,7 @@ class Judged:
         for n, row in enumerate(self.good[skip:], start=skip):
             scores = {
                 name: {"value": one.value, "outcome": one.outcome.value, "reason": one.reason}
+                | ({} if one.steps is None else {"steps": one.steps})
                 for name, column in columns
                 for one in (column[n],)
             }

@@ -136,13 +136,13 @@ def pack_sample(sample: Sample) -> tuple[Any, ...]:
 
 def pack_score(score: Score) -> Any:
     """A float where that says it all, else a tuple."""
-    if score.value is not None and not score.reason and not score.details:
+    if score.value is not None and not score.reason and not score.details and score.steps is None:
         return score.value
-    return (score.value, score.outcome.value, score.reason, dict(score.details))
+    return (score.value, score.outcome.value, score.reason, dict(score.details), score.steps)
 
 
 def unpack_score(packed: Any) -> Score:
     if type(packed) is float:
         return Score(packed)
-    value, outcome, reason, details = packed
-    return Score(value, Outcome(outcome), reason, details)
+    value, outcome, reason, details, steps = packed
+    return Score(value, Outcome(outcome), reason, details, steps)

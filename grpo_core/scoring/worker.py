@@ -216,7 +216,7 @@ async def judge_waiting(reward: Reward, sample: Sample, deadline: float) -> Scor
     if not done:
         task.cancel()
         return Score(None, Outcome.timeout, f"no verdict within {deadline:g} s")
-    return judge.judge_result(reward, task.result)
+    return judge.judge_result(reward, task.result, sample)
 
 
 async def _as_coroutine(awaitable: Awaitable[Any]) -> Any:

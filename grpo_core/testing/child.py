@@ -147,7 +147,7 @@ async def _at_once(reward: Reward, samples: Sequence[Sample]) -> list[Score]:
             raw = await _as_coroutine(reward.score(sample))  # type: ignore[arg-type]
         except BaseException as error:
             return judge.failed(error)
-        return judge.judge_result(reward, lambda: raw)
+        return judge.judge_result(reward, lambda: raw, sample)
 
     return await asyncio.gather(*(one(sample) for sample in samples))
 

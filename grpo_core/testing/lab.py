@@ -298,16 +298,21 @@ class Lab:
 
 
 def same(a: Score, b: Score) -> bool:
-    """Whether two verdicts are one: same outcome, same value but for rounding."""
+    """Whether two verdicts are one: same outcome, same values, of steps too, but for rounding."""
     if a.value is None or b.value is None:
         return a.outcome == b.outcome
-    return math.isclose(a.value, b.value, rel_tol=1e-6, abs_tol=1e-6)
+    if [offset for offset, _ in a.steps or ()] != [offset for offset, _ in b.steps or ()]:
+        return False
+    pairs = [(a.value, b.value)]
+    pairs += [(x, y) for (_, x), (_, y) in zip(a.steps or (), b.steps or (), strict=True)]
+    return all(math.isclose(x, y, rel_tol=1e-6, abs_tol=1e-6) for x, y in pairs)
 
 
 def shown(score: Score) -> str:
     """A verdict as findings name it."""
     if score.value is not None:
-        return f"{score.value:g}"
+        steps = "".join(f" [{offset}: {value:g}]" for offset, value in (score.steps or ())[:4])
+        return f"{score.value:g}{steps}"
     return f"{score.outcome.value} ({score.reason})" if score.reason else score.outcome.value
 
 
