@@ -86,16 +86,8 @@ def load_policy(
     Raises ConfigError with the key `model.name` when it cannot be had.
     """
     start = name if lora or checkpoint is None else str(checkpoint)
-    local = base_dir / start
-    where = str(local.resolve()) if local.is_dir() else start
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            where, dtype=getattr(torch, dtype), attn_implementation=attention
-        )
-        tokenizer = AutoTokenizer.from_pretrained(where)
-    except (OSError, ValueError, ImportError) as error:  # a bad name or folder, no such attention
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{start!r} cannot be loaded: {reason}", ("model", "name")) from None
+    model = load_model(start, base_dir, dtype, attention)
+    tokenizer = _pretrained(AutoTokenizer, start, base_dir)
     policy = Policy(model, tokenizer)
     if not policy.eos_ids:
         raise ConfigError(f"{start!r} has no end-of-sequence token", ("model", "name"))
@@ -105,6 +97,28 @@ def load_policy(
         if isinstance(layer, torch.nn.Dropout):
             layer.p = 0.0  # sampling sees no dropout; in training it would only be noise on r
     return policy
+
+
+def load_model(
+    name: str, base_dir: Path, dtype: str = "float32", attention: str | None = None
+) -> Any:
+    """A model alone. Raises ConfigError with the key `model.name` when it cannot be had."""
+    return _pretrained(
+        AutoModelForCausalLM,
+        name,
+        base_dir,
+        dtype=getattr(torch, dtype),
+        attn_implementation=attention,
+    )
+
+
+def _pretrained(auto: Any, name: str, base_dir: Path, **how: Any) -> Any:
+    local = base_dir / name
+    try:
+        return auto.from_pretrained(str(local.resolve()) if local.is_dir() else name, **how)
+    except (OSError, ValueError, ImportError) as error:  # a bad name or folder, no such attention
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{name!r} cannot be loaded: {reason}", ("model", "name")) from None
 
 
 def _with_adapters(model: Any, lora: LoraConfig, checkpoint: Path | None) -> Any:

@@ -30,7 +30,7 @@ from grpo_core.evaluation import evaluate
 from grpo_core.metrics import RunFolder
 from grpo_core.passes import self_check
 from grpo_core.plugins import Host
-from grpo_core.policy import Policy, load_policy
+from grpo_core.policy import Policy, load_model, load_policy
 from grpo_core.rewards import Outcome
 from grpo_core.rollout import Sampling, draw
 from grpo_core.rubric import Rubric, Table
@@ -104,6 +104,10 @@ class Trainer:
         for remark in remarks:
             watcher.say(remark)
         self.reference = Reference(passes) if config.grpo.beta > 0 else None
+        if self.reference and resume and not config.model.lora:  # not the checkpoint's policy
+            kept = checkpoint.reference_folder(resume)
+            start = load_model(str(kept or config.model.name), base_dir, config.model.dtype)
+            self.reference.become(start)
         optimizer = torch.optim.AdamW(
             [p for p in passes.parameters() if p.requires_grad],
             lr=train.learning_rate,
@@ -194,7 +198,7 @@ class Trainer:
         line |= self.learner.update(rollout, advantages)
         every = config.grpo.sync_reference_every
         if self.reference is not None and every and step % every == 0:
-            self.reference.become(self.accelerator.unwrap_model(self.passes))
+            self.reference.become(self.policy.model)
         line["time/update"] = time.perf_counter() - updating
         line["num_tokens"] = self.tokens
         line["step_time"] = time.perf_counter() - started
@@ -276,6 +280,11 @@ class Trainer:
             self.optimizer,
             {"num_tokens": self.tokens, "outcomes": dict(self.outcomes), "seconds": seconds},
             self.config.train.keep,
+            reference=(
+                self.reference.passes.model
+                if self.reference and self.config.grpo.sync_reference_every
+                else None
+            ),
         )
 
     # --- parts ------------------------------------------------------------------

@@ -52,9 +52,9 @@ class Reference:
         return logp
 
     @torch.no_grad()
-    def become(self, passes: Passes) -> None:
-        """Take over the weights of the policy (DeepSeekMath's iterative GRPO)."""
-        for mine, theirs in zip(self.passes.parameters(), passes.parameters(), strict=True):
+    def become(self, model: Any) -> None:
+        """Take over a model's weights; the policy's in DeepSeekMath's iterative GRPO."""
+        for mine, theirs in zip(self.passes.parameters(), model.parameters(), strict=True):
             mine.copy_(theirs)
 
 

@@ -260,6 +260,24 @@ class TestAdapters:
         assert lines(run) == whole
 
 
+class TestReference:
+    HELD = ("grpo.beta=0.1", "train.learning_rate=0.01", "train.save_every=2")
+
+    @pytest.mark.parametrize("every", [0, 2])
+    def test_resuming_goes_on_with_the_same_reference(self, train, every):
+        how = (*self.HELD, f"grpo.sync_reference_every={every}", "train.steps=4")
+        whole = lines(train("whole", *how))
+        run = train("cut", *how)
+        shutil.rmtree(run / "checkpoints" / "step-000004")
+        train("cut", *how, resume=True)
+        assert lines(run) == whole
+
+    def test_synchronised_the_kl_starts_from_zero_again(self, train):
+        kls = [line["kl"] for line in lines(train("s", *self.HELD, "grpo.sync_reference_every=2"))]
+        assert kls[1] > 1e-6
+        assert kls[2] == pytest.approx(0, abs=1e-9)
+
+
 class TestDynamicSampling:
     REWARDS = (
         "def digits(prompts, completions, **_):\n"

@@ -209,7 +209,7 @@ class TestReference:
         reference = Reference(passes)
         with torch.no_grad():
             next(passes.parameters()).add_(1.0)
-        reference.become(passes)
+        reference.become(passes.model)
         for mine, theirs in zip(reference.passes.parameters(), passes.parameters(), strict=True):
             assert torch.equal(mine, theirs)
             assert mine.data_ptr() != theirs.data_ptr()
