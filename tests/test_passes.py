@@ -334,6 +334,33 @@ def test_the_check_holds_under_autocast():
     assert (passes.form, passes.fused_head) == ("mask", True), lines
 
 
+def test_ddp_wraps_passes_with_a_chunked_head(monkeypatch, tmp_path):
+    monkeypatch.setattr(head, "KEEP", 61 * 4)
+    monkeypatch.setattr(head, "CHUNK", 61 * 4)
+    model = build("llama_tied", "sdpa")
+    expected = gradients(model, truth(model)[0].sum())
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        passes = torch.nn.parallel.DistributedDataParallel(Passes(model, pad_id=0))
+        assert_same_gradients(gradients(model, passes(GROUPS).logp.sum()), expected)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_a_model_that_cannot_select_logits_makes_them_all(monkeypatch):
+    model = build("llama", "sdpa")
+    whole = type(model).forward
+
+    def forward(self, input_ids, attention_mask=None, position_ids=None, use_cache=None):
+        return whole(self, input_ids, attention_mask, position_ids, use_cache=use_cache)
+
+    monkeypatch.setattr(type(model), "forward", forward)
+    for form in ("mask", "plain"):
+        found = Passes(model, pad_id=0, form=form, fused_head=False)(GROUPS)
+        torch.testing.assert_close(found.logp[found.mask], truth(model)[0])
+
+
 # --- the head ---
 
 

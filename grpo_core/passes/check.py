@@ -164,7 +164,7 @@ def _distance(trial: Trial, truth: Trial) -> float:
     def norm(tensors: list[Tensor]) -> float:
         return math.sqrt(sum(float(t.double().square().sum()) for t in tensors))
 
-    errors = [norm([trial.logp - truth.logp]) / norm([truth.logp])]
+    errors = [norm([trial.logp - truth.logp]) / max(norm([truth.logp]), 1e-30)]
     if truth.gradients:
         apart = [a - b for a, b in zip(trial.gradients, truth.gradients, strict=True)]
         errors.append(norm(apart) / max(norm(truth.gradients), 1e-30))

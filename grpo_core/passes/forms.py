@@ -130,19 +130,20 @@ class Passes(nn.Module):
 
     def _run(self, source: Int[Tensor, " tokens"], **inputs: Any) -> tuple[Tensor, Any]:
         """Hidden states, or logits, at places of the flattened rows; and the cache."""
+        parts = head.split(self.model)
         if self.fused_head:
-            output = head.split(self.model).decoder(**inputs)
-            return output.last_hidden_state.flatten(0, 1).index_select(0, source), getattr(
-                output, "past_key_values", None
-            )
-        length = inputs["input_ids"].shape[1]
-        keep, column = (source % length).unique(return_inverse=True)
-        output = self.model(**inputs, logits_to_keep=keep)
-        if output.logits.shape[1] == len(keep):
-            source = torch.div(source, length, rounding_mode="floor") * len(keep) + column
-        return output.logits.flatten(0, 1).index_select(0, source), getattr(
-            output, "past_key_values", None
-        )
+            output = parts.decoder(**inputs)
+            states = output.last_hidden_state
+        else:
+            length = inputs["input_ids"].shape[1]
+            if parts.selects:
+                inputs["logits_to_keep"], column = (source % length).unique(return_inverse=True)
+                kept = len(inputs["logits_to_keep"])
+                source = source.div(length, rounding_mode="floor") * kept + column
+            output = self.model(**inputs)
+            states = output.logits
+        cache = getattr(output, "past_key_values", None)
+        return states.flatten(0, 1).index_select(0, source), cache
 
     def _attention(self, layout: pack.Layout) -> Tensor | dict[str, Tensor]:
         """The block mask as this model's layers take it: one for all, or one a layer type."""

@@ -7,6 +7,7 @@ again in the backward pass.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -29,6 +30,9 @@ class Head(NamedTuple):
     scale: float
     """What the model multiplies its logits by, before capping them."""
     softcap: float | None
+    vocabulary: int
+    selects: bool
+    """Whether the model's own forward can be asked for logits at some places only."""
 
     def logits(self, hidden: Float[Tensor, "tokens hidden"]) -> Float[Tensor, "tokens vocabulary"]:
         logits: Tensor = self.linear(hidden)
@@ -63,7 +67,9 @@ def split(model: Any) -> Head:
     softcap = getattr(config, "final_logit_softcapping", None)
     if family == "recurrent_gemma":
         softcap = config.logits_soft_cap
-    return Head(decoder, causal.get_output_embeddings(), scale, softcap)
+    selects = "logits_to_keep" in inspect.signature(causal.forward).parameters
+    linear = causal.get_output_embeddings()
+    return Head(decoder, linear, scale, softcap, config.vocab_size, selects)
 
 
 class _LogSoftmax(torch.autograd.Function):
@@ -134,10 +140,9 @@ def chunked(
     def part(hidden: Tensor, target: Tensor) -> tuple[Tensor, Tensor | None]:
         return log_softmax(head.logits(hidden), target, temperature, entropy)
 
-    vocabulary: int = head.linear.weight.shape[0]
-    if len(target) * vocabulary <= (KEEP if torch.is_grad_enabled() else CHUNK):
+    if len(target) * head.vocabulary <= (KEEP if torch.is_grad_enabled() else CHUNK):
         return part(hidden, target)
-    size = max(1, CHUNK // vocabulary)
+    size = max(1, CHUNK // head.vocabulary)
     parts = [
         checkpoint(part, *piece, use_reentrant=False) if torch.is_grad_enabled() else part(*piece)
         for piece in zip(torch.split(hidden, size), torch.split(target, size), strict=True)

@@ -159,5 +159,5 @@ def block_mask(
     mask = (query == key) | (key == PROMPT)
     mask &= torch.ones(length, length, dtype=torch.bool, device=segments.device).tril()
     if window is not None:
-        mask &= positions.unsqueeze(2) - positions.unsqueeze(1) < window
+        mask &= (positions - window).unsqueeze(2) < positions.unsqueeze(1)
     return mask.unsqueeze(1)
