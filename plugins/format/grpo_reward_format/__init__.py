@@ -1,7 +1,7 @@
 """The reward `format`: exactly one thinking part and one answer part, in order, nothing else.
 
 Samples and options in, scores out. How a text is taken apart is in `parsing`,
-what an answer must hold in `patterns`.
+what an answer must hold in `patterns`; the reward `overlong` is in `overlong`.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from grpo_core import Reward, Sample, Score, hookimpl
+from grpo_reward_format.overlong import Overlong
 from grpo_reward_format.parsing import Layout, Parsed, excerpt, parse, where
 from grpo_reward_format.patterns import compile_pattern, find
 
-__all__ = ["Format", "Layout", "Parsed", "parse"]
+__all__ = ["Format", "Layout", "Overlong", "Parsed", "parse"]
 
 grpo_core_api = 1
 
@@ -143,3 +144,4 @@ def _separate_thinking(sample: Sample) -> str | None:
 @hookimpl
 def register_rewards(register: Any) -> None:
     register("format", Format)
+    register("overlong", Overlong)
