@@ -1,34 +1,44 @@
 """The built-in sampler: plain transformers models, a prompt's prefill shared by its group.
 
 Each prompt is read once and its cache copied to the group; rows that have ended
-leave the batch. Left out: servers and paged attention (other backends).
+leave the batch. How the model reads is `reading`'s part. Left out: servers and
+paged attention (other backends).
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import DynamicCache
 
-from grpo_core.policy import Policy, positions
+from grpo_core.policy import Policy
+from grpo_core.rollout.reading import Reader, reader
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn. `greedy` takes the likeliest token and ignores the rest."""
+    """How tokens are drawn. `greedy` takes the likeliest token and ignores the rest.
+
+    In this order: logits are divided by `temperature`; the `top_k` likeliest tokens
+    stay (0: all); of these the fewest that hold the share `top_p` of their
+    probability (arXiv 1904.09751); of these the ones at least `min_p` times as
+    likely as the likeliest (arXiv 2407.01082).
+    """
 
     max_tokens: int = 256
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
+    min_p: float = 0.0
     greedy: bool = False
     batch_size: int = 256
+    shared_prefill: bool = True
+    """Read a prompt once for its group."""
+    drop_finished: bool = True
+    """Completions that have ended leave the batch."""
 
 
 @dataclass
@@ -37,7 +47,7 @@ class Completion:
 
     `ids` ends with the end-of-sequence token unless `truncated`; `logps` are the
     log-probabilities of its tokens under the model at the sampling temperature
-    (before top-k and top-p); `entropies` those of the distributions, in nats.
+    (before top-k, top-p and min-p); `entropies` those of the distributions, in nats.
     """
 
     ids: list[int]
@@ -63,143 +73,138 @@ def draw(
     `on_finished(n, completion)` is called once for each as soon as it is whole, so
     that it can be judged while others are drawn. The same generator state, model
     and machine give the same completions.
+
+    A model that cannot be read with a cache is found out by a check at its first
+    prompts, and read in a slower way, with a warning (`reading.reader`).
     """
+    drawn: dict[int, Completion] = {}
     training = policy.model.training
     policy.model.eval()
     try:
-        drawn: list[Completion] = []
         size = max(1, sampling.batch_size // group_size)
         for first in range(0, len(prompts), size):
-            before = len(drawn)
-            drawn += _draw_batch(
-                policy,
-                prompts[first : first + size],
-                group_size,
-                sampling,
-                generator,
-                functools.partial(_shifted, on_finished, before),
-            )
+            before = first * group_size
+
+            def finished(n: int, completion: Completion, before: int = before) -> None:
+                drawn[before + n] = completion
+                on_finished(before + n, completion)
+
+            rows = reader(policy.model, policy.pad_id, prompts)
+            logits = rows.start(prompts[first : first + size], group_size, sampling.shared_prefill)
+            _draw_batch(rows, logits, policy.eos_ids, sampling, generator, finished)
     finally:
         policy.model.train(training)
-    return drawn
-
-
-def _shifted(on_finished: OnFinished, before: int, n: int, completion: Completion) -> None:
-    on_finished(before + n, completion)
+    return [drawn[n] for n in range(len(drawn))]
 
 
 def _draw_batch(
-    policy: Policy,
-    prompts: Sequence[Sequence[int]],
-    group_size: int,
+    batch: Reader,
+    logits: Float[Tensor, "batch vocabulary"],
+    eos_ids: Sequence[int],
     sampling: Sampling,
     generator: torch.Generator,
     on_finished: OnFinished,
-) -> list[Completion]:
-    model, device = policy.model, policy.model.device
-    longest = max(map(len, prompts))
-    ids = torch.full((len(prompts), longest), policy.pad_id)
-    mask = torch.zeros_like(ids)
-    for row, prompt in enumerate(prompts):
-        ids[row, longest - len(prompt) :] = torch.tensor(prompt)
-        mask[row, longest - len(prompt) :] = 1
-    ids, mask = ids.to(device), mask.to(device)
+) -> None:
+    """Draw until every row has ended, starting from the logits of the first tokens."""
+    device, n = logits.device, len(logits)
+    ids = torch.zeros(sampling.max_tokens, n, dtype=torch.long, device=device)
+    logps = torch.zeros(sampling.max_tokens, n, device=device)
+    entropies = torch.zeros_like(logps)
+    rows = torch.arange(n, device=device)  # which completion each row of the batch is
+    open_ = torch.ones(n, dtype=torch.bool, device=device)
+    eos = torch.tensor(eos_ids, device=device)
 
-    cache = DynamicCache(config=model.config)
-    logits = _forward(model, ids, mask, positions(mask), cache)
-    cache.batch_repeat_interleave(group_size)
-    logits = logits.repeat_interleave(group_size, 0)
-    mask = mask.repeat_interleave(group_size, 0)
-    place = mask.sum(-1, keepdim=True)
-
-    drawn = [Completion([], [], [], True) for _ in range(len(prompts) * group_size)]
-    rows = torch.arange(len(drawn), device=device)  # which completion each row of the batch is
-    open_ = torch.ones(len(drawn), dtype=torch.bool, device=device)
-    eos = torch.tensor(policy.eos_ids, device=device)
-    for t in range(sampling.max_tokens):
-        tokens, logps, entropies = _choose(logits, sampling, generator)
-        for row, still, token, logp, entropy in zip(
-            rows.tolist(),
-            open_.tolist(),
-            tokens.tolist(),
-            logps.tolist(),
-            entropies.tolist(),
+    def whole(ended: Int[Tensor, " rows"], length: int, truncated: bool) -> None:
+        drawn = zip(
+            ended.tolist(),
+            ids[:length, ended].T.tolist(),
+            logps[:length, ended].T.tolist(),
+            entropies[:length, ended].T.tolist(),
             strict=True,
-        ):
-            if still:
-                drawn[row].ids.append(token)
-                drawn[row].logps.append(logp)
-                drawn[row].entropies.append(entropy)
+        )
+        for row, tokens, logp, entropy in drawn:
+            on_finished(row, Completion(tokens, logp, entropy, truncated))
+
+    for t in range(sampling.max_tokens):
+        tokens, logps[t, rows], entropies[t, rows] = choose(logits, sampling, generator)
+        ids[t, rows] = tokens
         ended = torch.isin(tokens, eos) & open_
-        for row in rows[ended].tolist():
-            drawn[row].truncated = False
-            on_finished(row, drawn[row])
-        open_ &= ~ended
-        left = int(open_.sum())
-        if left == 0 or t + 1 == sampling.max_tokens:
-            break
-        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-        if left <= 0.75 * len(open_):  # copying the cache pays once a quarter has ended
-            keep = open_.nonzero().squeeze(-1)
-            cache.batch_select_indices(keep)
-            rows, tokens, mask, place = rows[keep], tokens[keep], mask[keep], place[keep]
-            open_ = open_[keep]
-        logits = _forward(model, tokens.unsqueeze(-1), mask, place, cache)
-        place = place + 1
-    for row in rows[open_].tolist():
-        on_finished(row, drawn[row])
-    return drawn
+        if ended.any():
+            open_ &= ~ended
+            whole(rows[ended], t + 1, truncated=False)
+            left = int(open_.sum())
+            if left == 0:
+                return
+            # Copying the cache pays once a quarter has ended
+            if sampling.drop_finished and left <= 0.75 * len(open_):
+                keep = open_.nonzero().squeeze(-1)
+                batch.keep(keep)
+                rows, tokens, open_ = rows[keep], tokens[keep], open_[keep]
+        if t + 1 < sampling.max_tokens:
+            logits = batch.step(tokens)
+    whole(rows[open_], sampling.max_tokens, truncated=True)
 
 
-def _forward(
-    model: Any,
-    ids: Int[Tensor, "batch length"],
-    mask: Int[Tensor, "batch total"],
-    place: Int[Tensor, "batch length"],
-    cache: Any,
-) -> Float[Tensor, "batch vocabulary"]:
-    logits: Tensor = model(
-        input_ids=ids,
-        attention_mask=mask,
-        position_ids=place,
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    ).logits[:, -1]
-    return logits.float()
-
-
-def _choose(
+def choose(
     logits: Float[Tensor, "batch vocabulary"], sampling: Sampling, generator: torch.Generator
 ) -> tuple[Int[Tensor, " batch"], Float[Tensor, " batch"], Float[Tensor, " batch"]]:
     """Draw a token a row; its log-probability and the distribution's entropy."""
-    logps = (logits / sampling.temperature).log_softmax(-1)
+    if sampling.temperature != 1:
+        logits = logits / sampling.temperature
+    logps = logits.log_softmax(-1)
     probabilities = logps.exp()
-    entropies = -(probabilities * logps).nan_to_num(0.0).sum(-1)
+    # A token that is ruled out has probability 0 and logit -inf, whose product is no number
+    entropies = -torch.linalg.vecdot(probabilities, logps.clamp(min=torch.finfo(logps.dtype).min))
     if sampling.greedy:
-        tokens = logits.argmax(-1)
+        tokens = logits.argmax(-1, keepdim=True)
+    elif sampling.top_k or sampling.top_p < 1:
+        likeliest, indices = _likeliest(probabilities, sampling)
+        tokens = indices.gather(-1, _draw_index(likeliest, sampling.min_p, generator))
     else:
-        if sampling.top_k or sampling.top_p < 1:
-            probabilities = _truncate(probabilities, sampling)
-        # Inverse CDF: one uniform number a row, much faster than multinomial
-        # over a large vocabulary. "right" skips tokens of probability 0.
-        cumulative = probabilities.cumsum(-1)
-        uniform = torch.rand(
-            len(logits), 1, generator=generator, device=logits.device, dtype=cumulative.dtype
-        )
-        tokens = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
-        tokens = tokens.squeeze(-1).clamp(max=logits.shape[-1] - 1)
-    return tokens, logps.gather(-1, tokens.unsqueeze(-1)).squeeze(-1), entropies
+        tokens = _draw_index(probabilities, sampling.min_p, generator)
+    return tokens.squeeze(-1), logps.gather(-1, tokens).squeeze(-1), entropies
 
 
-def _truncate(
+def _draw_index(
+    weights: Float[Tensor, "batch columns"], min_p: float, generator: torch.Generator
+) -> Int[Tensor, "batch 1"]:
+    """A column a row, with probabilities in proportion to the weights, but never one
+    of less than `min_p` times the largest.
+
+    By the inverse of the cumulative distribution: one uniform number a row, much
+    faster than multinomial over a large vocabulary.
+    """
+    if min_p:
+        weights = weights.masked_fill(weights < min_p * weights.amax(-1, keepdim=True), 0.0)
+    cumulative = weights.cumsum(-1)
+    total = cumulative[:, -1:].contiguous()
+    uniform = torch.rand(
+        len(weights), 1, generator=generator, device=weights.device, dtype=weights.dtype
+    )
+    # Below the total even when the product rounds up to it; "right" skips columns of weight 0
+    point = torch.minimum(uniform * total, total.nextafter(torch.zeros_like(total)))
+    return torch.searchsorted(cumulative, point, right=True).clamp(max=weights.shape[-1] - 1)
+
+
+FEW = 1024
+
+
+def _likeliest(
     probabilities: Float[Tensor, "batch vocabulary"], sampling: Sampling
-) -> Float[Tensor, "batch vocabulary"]:
-    """Keep the top k tokens and the fewest whose probability reaches top p."""
-    ordered, indices = probabilities.sort(-1, descending=True)
-    before = ordered.cumsum(-1) - ordered
-    drop = before >= sampling.top_p
+) -> tuple[Float[Tensor, "batch few"], Int[Tensor, "batch few"]]:
+    """Probabilities from the largest down and their columns: the `top_k` largest, set to 0
+    behind the first that together reach the share `top_p`."""
+    vocabulary = probabilities.shape[-1]
     if sampling.top_k:
-        drop[:, sampling.top_k :] = True
-    drop[:, 0] = False
-    return probabilities.masked_fill(drop.scatter(-1, indices, drop), 0.0)
+        ordered, indices = probabilities.topk(min(sampling.top_k, vocabulary))
+        total: Tensor | float = ordered.sum(-1, keepdim=True)
+    else:
+        # A large vocabulary takes long to sort, and the first few mostly reach top p
+        ordered, indices = probabilities.topk(min(FEW, vocabulary))
+        if ordered.sum(-1).min() < sampling.top_p:
+            ordered, indices = probabilities.sort(-1, descending=True)
+        total = 1.0
+    before = ordered.cumsum(-1) - ordered
+    beyond = before >= sampling.top_p * total
+    beyond[:, 0] = False
+    return ordered.masked_fill(beyond, 0.0), indices

@@ -1,0 +1,270 @@
+"""How the model reads while completions are drawn: next-token logits for a batch of rows.
+
+`Cached` reads a prompt once for its group and a token a step; `Plain` reads
+whole rows again at every step, which is slow and right for any causal model.
+`reader` finds out whether the first is exact for the model at hand. Choosing
+tokens is `sampler`'s part.
+"""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from collections.abc import Sequence
+from typing import Any, Protocol, cast
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+Logits = Float[Tensor, "batch vocabulary"]
+ROOM = 64
+"""Tokens that a full cache buffer grows by."""
+
+
+class Reader(Protocol):
+    """Rows of tokens that grow by one token a step."""
+
+    def start(self, prompts: Sequence[Sequence[int]], copies: int, share: bool) -> Logits:
+        """Read the prompts, `copies` rows of each standing together; with `share` read each
+        once and copy what was computed. Logits of the first tokens to come, in float32."""
+
+    def step(self, tokens: Int[Tensor, " batch"]) -> Logits:
+        """Append a token to each row; logits of the next."""
+
+    def keep(self, rows: Int[Tensor, " kept"]) -> None:
+        """Go on with these rows only."""
+
+
+class Cached:
+    """Reads each token once, through transformers' cache."""
+
+    def __init__(self, model: Any, pad_id: int) -> None:
+        self.model, self.pad_id = model, pad_id
+
+    def start(self, prompts: Sequence[Sequence[int]], copies: int, share: bool) -> Logits:
+        device = self.model.device
+        length = max(map(len, prompts))
+        self.read = length
+        ids = torch.full((len(prompts), length), self.pad_id)
+        padding = torch.tensor([length - len(prompt) for prompt in prompts])
+        for row, prompt in enumerate(prompts):
+            ids[row, length - len(prompt) :] = torch.tensor(prompt)
+        ids, padding = ids.to(device), padding.to(device)
+        # Without padding there is no mask, which lets attention take its fast path
+        self.padding = padding if len(set(map(len, prompts))) > 1 else None
+        copied = torch.arange(len(prompts), device=device).repeat_interleave(copies)
+        if not share:
+            ids, self.padding = ids[copied], _rows(self.padding, copied)
+        self.cache = _growing_cache(self.model.config)
+        logits = self._forward(ids)
+        if share:
+            # All kinds of layers can reorder their rows (recurrent states too, which
+            # `batch_repeat_interleave` leaves out); an index may come twice, or not at all.
+            self._pick(copied)
+            logits = logits[copied]
+        return logits
+
+    def step(self, tokens: Int[Tensor, " batch"]) -> Logits:
+        self.read += 1
+        return self._forward(tokens.unsqueeze(-1))
+
+    def keep(self, rows: Int[Tensor, " kept"]) -> None:
+        self._pick(rows)
+
+    def _pick(self, rows: Int[Tensor, " picked"]) -> None:
+        self.cache.reorder_cache(cast(torch.LongTensor, rows))
+        self.padding = _rows(self.padding, rows)
+
+    def _forward(self, ids: Int[Tensor, "batch new"]) -> Logits:
+        """Read the last tokens of rows of `self.read` tokens, padding counted."""
+        columns = torch.arange(self.read, device=ids.device)
+        places = columns[-ids.shape[1] :].unsqueeze(0)
+        mask = None
+        if self.padding is not None:
+            padding = self.padding.unsqueeze(-1)
+            mask = (columns >= padding).long()
+            places = (places - padding).clamp(min=0)
+        logits: Tensor = self.model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=places,
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        return logits.float()
+
+
+class Plain:
+    """Reads whole rows at every step, rows of one length together."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def start(self, prompts: Sequence[Sequence[int]], copies: int, share: bool) -> Logits:
+        device = self.model.device
+        self.rows = [torch.tensor(p, device=device) for p in prompts for _ in range(copies)]
+        return self._forward()
+
+    def step(self, tokens: Int[Tensor, " batch"]) -> Logits:
+        self.rows = [
+            torch.cat([row, token])
+            for row, token in zip(self.rows, tokens.unsqueeze(-1), strict=True)
+        ]
+        return self._forward()
+
+    def keep(self, rows: Int[Tensor, " kept"]) -> None:
+        self.rows = [self.rows[row] for row in rows.tolist()]
+
+    def _forward(self) -> Logits:
+        lengths = [len(row) for row in self.rows]
+        parts: dict[int, Tensor] = {}
+        for length in sorted(set(lengths)):
+            same = [n for n, one in enumerate(lengths) if one == length]
+            ids = torch.stack([self.rows[n] for n in same])
+            logits = self.model(input_ids=ids, use_cache=False, logits_to_keep=1).logits[:, -1]
+            parts |= dict(zip(same, logits.float(), strict=True))
+        return torch.stack([parts[n] for n in range(len(lengths))])
+
+
+_inexact: weakref.WeakKeyDictionary[Any, str | None] = weakref.WeakKeyDictionary()
+
+
+def reader(model: Any, pad_id: int, prompts: Sequence[Sequence[int]]) -> Reader:
+    """`Cached` where it is exact for this model, otherwise `Plain`, with a warning.
+
+    Tried once a model, at its first prompts: a few tokens behind the longest and
+    behind half of it are read with padding, shared prompts and dropped rows, and
+    compared with plain passes. Some recurrent models (Mamba, RWKV, RecurrentGemma,
+    MiniMax) keep a state of their own, and would silently read each token alone.
+    """
+    if model not in _inexact:
+        _inexact[model] = _difference(model, pad_id, prompts)
+        if _inexact[model] is not None:
+            warnings.warn(
+                f"{type(model).__name__} is read anew at every token of a completion, which is "
+                f"slow: reading with a cache does not give what it says ({_inexact[model]})",
+                stacklevel=3,
+            )
+    return Cached(model, pad_id) if _inexact[model] is None else Plain(model)
+
+
+def _difference(model: Any, pad_id: int, prompts: Sequence[Sequence[int]]) -> str | None:
+    """In what cached reading differs from plain reading; none if it is exact.
+
+    What counts as exact is relative to the model's precision: a mean difference
+    of 3e-4 nats in float32, 0.09 in bfloat16.
+    """
+    long = max((list(prompt) for prompt in prompts), key=len)
+    while len(long) < 4:
+        long = long + long
+    pair = [long, long[len(long) // 2 :]]
+    cached, plain = Cached(model, pad_id), Plain(model)
+    compared = []
+    try:
+        compared.append((cached.start(pair, 2, True), plain.start(pair, 2, True)))
+        tokens = torch.tensor(long[:4], device=model.device)
+        kept = torch.tensor([1, 2], device=model.device)
+        compared.append((cached.step(tokens), plain.step(tokens)))
+        cached.keep(kept)
+        plain.keep(kept)
+        for _ in range(2):
+            compared.append((cached.step(tokens[kept]), plain.step(tokens[kept])))
+    except torch.OutOfMemoryError:
+        raise  # not the model's doing
+    except (
+        AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError, ValueError
+    ) as error:  # what a model that knows no such cache raises  # fmt: skip
+        return f"{type(error).__name__}: {error}"
+    worst = max(
+        (one.log_softmax(-1) - other.log_softmax(-1)).abs().mean().nan_to_num(torch.inf).item()
+        for one, other in compared
+    )
+    exact = worst <= torch.finfo(model.dtype).eps ** 0.5
+    return None if exact else f"log-probabilities are off by {worst:.2g}"
+
+
+def _rows(padding: Tensor | None, rows: Tensor) -> Tensor | None:
+    return None if padding is None else padding[rows]
+
+
+# --- a cache that is not copied at every token -------------------------------------
+
+
+class _Buffer:
+    """Tensors joined along their second-last dimension, with room for more.
+
+    torch.cat copies all that was read at every token, which on a CPU takes longer
+    than the model's own arithmetic.
+    """
+
+    def __init__(self) -> None:
+        self.tensor = torch.empty(0)
+        self.end = 0
+
+    def append(self, kept: Tensor | None, new: Tensor) -> Tensor:
+        """`kept` and `new` joined. `kept` is the end of what was returned before, or,
+        when rows were picked, any other tensor."""
+        n = new.shape[-2]
+        if kept is None or not kept.numel():
+            kept = new[..., :0, :]
+        own = kept.untyped_storage().data_ptr() == self.tensor.untyped_storage().data_ptr()
+        before = kept.shape[-2]
+        if not own or self.end + n > self.tensor.shape[-2]:
+            self.tensor = new.new_empty(*new.shape[:-2], before + n + ROOM, new.shape[-1])
+            self.tensor[..., :before, :] = kept
+            self.end = before
+        self.tensor[..., self.end : self.end + n, :] = new
+        self.end += n
+        return self.tensor[..., self.end - n - before : self.end, :]
+
+
+class _Growing(DynamicLayer):  # type: ignore[no-untyped-call]
+    """Full attention."""
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        super().lazy_initialization(key_states, value_states)
+        self.buffers = _Buffer(), _Buffer()
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        self.keys = self.buffers[0].append(self.keys, key_states)
+        self.values = self.buffers[1].append(self.values, value_states)
+        return self.keys, self.values
+
+
+class _GrowingWindow(DynamicSlidingWindowLayer):  # type: ignore[no-untyped-call]
+    """Sliding-window attention: of what was read, the window's last tokens are kept."""
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        super().lazy_initialization(key_states, value_states)
+        self.buffers = _Buffer(), _Buffer()
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        self.cumulative_length += key_states.shape[-2]
+        keys = self.buffers[0].append(self.keys, key_states)
+        values = self.buffers[1].append(self.values, value_states)
+        self.keys = keys[..., 1 - self.sliding_window :, :]
+        self.values = values[..., 1 - self.sliding_window :, :]
+        return keys, values
+
+
+def _growing_cache(config: Any) -> DynamicCache:
+    """The model's own cache; layers of other kinds than plain attention stay as they are."""
+    cache = DynamicCache(config=config)
+    for number, layer in enumerate(cache.layers):
+        if type(layer) is DynamicLayer:
+            cache.layers[number] = _Growing()  # type: ignore[no-untyped-call]
+        elif type(layer) is DynamicSlidingWindowLayer:
+            cache.layers[number] = _GrowingWindow(layer.sliding_window)
+    return cache
