@@ -262,8 +262,7 @@ class Rubric:
         weights = self.weights(step)
         totals = [_total(weights, row) for row in rows]
         steps = {
-            term.name: _steps(term, scores[term.name], [row[r] for row in rows])
-            for r, term in enumerate(self.terms)
+            term.name: _steps(term, scores[term.name], rows, r) for r, term in enumerate(self.terms)
         }
         kept = {name: list(scores[name]) for name in self.names}
         return Table(self.names, kept, rows, totals, steps)
@@ -307,15 +306,19 @@ def _column(
     return column, excludes
 
 
-def _steps(term: Term, scores: Sequence[Score], counted: Sequence[float]) -> list[Steps | None]:
-    """One reward's steps where its value counts, clipped."""
+def _steps(
+    term: Term, scores: Sequence[Score], rows: Sequence[Sequence[float]], r: int
+) -> list[Steps | None]:
+    """The steps of the reward in column r of the values, where those count; clipped."""
     column = [score.steps for score in scores]
+    if column.count(None) == len(column):  # as nearly always
+        return column
     low, high = term.clip or (-math.inf, math.inf)
     for n, steps in enumerate(column):
         if steps is not None:
             column[n] = (
                 None
-                if math.isnan(counted[n])
+                if math.isnan(rows[n][r])
                 else tuple((offset, min(max(value, low), high)) for offset, value in steps)
             )
     return column
