@@ -125,7 +125,7 @@ def primitives() -> dict[str, str]:
         "ipc namespace": _tried(lambda: kernel.unshare(user | kernel.CLONE_NEWIPC)),
         "uts namespace": _tried(lambda: kernel.unshare(user | kernel.CLONE_NEWUTS)),
         "tmpfs mount": _tried(lambda: _mount_tmpfs(user)),
-        "landlock": _tried(lambda: landlock.restrict([], max(1, landlock.abi()))),
+        "landlock": _tried(lambda: landlock.Ruleset([], max(1, landlock.abi())).enforce()),
         "seccomp filter": _tried(_seccomp),
         "pidfd": _tried(lambda: os.close(os.pidfd_open(os.getpid()))),
         "memfd": _tried(lambda: os.close(os.memfd_create("x"))),

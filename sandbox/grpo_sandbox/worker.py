@@ -30,6 +30,7 @@ _FRESH_S = 60.0
 """A scratch directory younger than this may be one that is not locked yet."""
 _ENVIRONMENT = {
     "PYTHONHASHSEED": "0",
+    "LD_BIND_NOW": "1",  # else each child would look up symbols anew
     "LC_ALL": "C.UTF-8",
     "MALLOC_ARENA_MAX": "2",  # an arena a thread would use up the address space
     "OPENBLAS_NUM_THREADS": "1",  # a zygote that forks must have one thread
@@ -192,15 +193,16 @@ class Zygote:
             data, fds = b"", []
         if not data:
             raise SandboxError(f"the zygote is gone ({self._how_it_died()})")
-        message = json.loads(data)
-        if "child" in message:
+        kind, pid, rest = os.fsdecode(data).split(" ", 2)
+        if kind == "child":
             self.ordered -= 1
-            child = Child(message["pid"], message["home"], socket.socket(fileno=fds[0]), fds[1])
+            child = Child(int(pid), rest, socket.socket(fileno=fds[0]), fds[1])
             self.waiting.append(child)
             self.children[child.pid] = child
             return
-        child = self.children.pop(message["pid"])
-        child.ended = Ended(message["exit"], message["cpu_s"], message["memory_mb"])
+        code, cpu_s, memory_mb = rest.split()
+        child = self.children.pop(int(pid))
+        child.ended = Ended(int(code), float(cpu_s), float(memory_mb))
         if child in self.waiting:  # died before it had a job
             self.waiting.remove(child)
             child.close()

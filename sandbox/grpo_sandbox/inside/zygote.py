@@ -8,6 +8,7 @@ controller is gone, so are it and everything it forked.
 
 from __future__ import annotations
 
+import _socket
 import contextlib
 import errno
 import fcntl
@@ -18,14 +19,16 @@ import random
 import select
 import signal
 import socket
+import struct
 import sys
+import threading
 import time
 from typing import Any
 
 from grpo_sandbox import wire
 from grpo_sandbox.inside import programs, scratch, tester
-from grpo_sandbox.inside.isolate import Walls, isolate
-from grpo_sandbox.linux import kernel, landlock, namespaces, policy
+from grpo_sandbox.inside.isolate import Prepared, Walls, isolate, prepare
+from grpo_sandbox.linux import kernel, landlock, namespaces
 
 _CHANNEL = 3
 _DOORS, _OWN = 10, 32
@@ -42,6 +45,9 @@ _HINTS = {
     "subprocess.Popen": "starting programs",
     "pty.spawn": "starting programs",
 }
+_SCAN = json.JSONDecoder().scan_once
+"""`json.loads` without what it does in Python: the controller is no enemy."""
+_BEGAN = wire.pack({"began": True})
 _armed = False
 _open_to_the_end: list[object] = []
 """Sockets that only the end of the process may close: the tester takes their closing for
@@ -50,13 +56,12 @@ that end, and how it ended must be settled by then."""
 
 def main(control_fd: int) -> None:
     own = fcntl.fcntl(control_fd, fcntl.F_DUPFD_CLOEXEC, _OWN)
-    os.dup2(0, _CHANNEL)  # taken, so that no descriptor of ours can be there
-    if control_fd != _CHANNEL:
-        os.close(control_fd)
+    os.close(control_fd)
     control = socket.socket(fileno=own)
+    channel = _channel()
     config: dict[str, Any] = json.loads(control.recv(1 << 18))
     try:
-        zygote = _prepare(control, config)
+        zygote = _prepare(control, channel, config)
     except Exception as error:
         code = getattr(error, "errno", None)
         wire_error = {"failed": f"{type(error).__name__}: {error}", "errno": code}
@@ -66,7 +71,18 @@ def main(control_fd: int) -> None:
     zygote.loop()
 
 
-def _prepare(control: socket.socket, config: dict[str, Any]) -> Zygote:
+def _channel() -> socket.socket:
+    """What each child finds its own socket at, in place of this one; taken from the
+    start, so that no descriptor of ours can be there."""
+    stand_in, other = socket.socketpair()
+    with stand_in, other:
+        aside = fcntl.fcntl(stand_in, fcntl.F_DUPFD_CLOEXEC, _OWN)
+    os.dup2(aside, _CHANNEL)
+    os.close(aside)
+    return socket.socket(fileno=_CHANNEL)
+
+
+def _prepare(control: socket.socket, channel: socket.socket, config: dict[str, Any]) -> Zygote:
     parent = os.pidfd_open(config["parent"])
     if os.getppid() != config["parent"]:
         os._exit(0)  # the controller died before we could watch it
@@ -112,12 +128,11 @@ def _prepare(control: socket.socket, config: dict[str, Any]) -> Zygote:
         scratch_mb=config["scratch_mb"],
         cpu_s=config["cpu_s"],
     )
-    policy.template(metadata=tier == 1)  # assembled once, inherited by every child
     ready = {"ready": tier, "landlock": version, "counts_threads": bool(walls.threads)}
     control.send(json.dumps(ready).encode())
     gc.collect()
     gc.freeze()
-    return Zygote(control, parent, walls, base)
+    return Zygote(control, parent, channel, prepare(walls), base)
 
 
 _door_fds: list[int] = []
@@ -215,8 +230,17 @@ def _explain(event: str, arguments: tuple[Any, ...]) -> None:
 class Zygote:
     """The loop: fork a child when asked, report a child's end."""
 
-    def __init__(self, control: socket.socket, parent: int, walls: Walls, base: str) -> None:
-        self.control, self.parent, self.walls, self.base = control, parent, walls, base
+    def __init__(
+        self,
+        control: socket.socket,
+        parent: int,
+        channel: socket.socket,
+        prepared: Prepared,
+        base: str,
+    ) -> None:
+        self.control, self.parent, self.channel = control, parent, channel
+        self.prepared, self.base = prepared, base
+        self.namespaces = prepared.walls.tier == 1
         self.children: dict[int, tuple[int, str]] = {}  # pidfd: (pid, scratch)
         self.forked = 0
         self.me = os.pidfd_open(os.getpid())
@@ -246,19 +270,21 @@ class Zygote:
         home = f"{self.base}/jobs/{self.forked}" if self.base else ""
         if home:
             os.mkdir(home, 0o700)
-        ours, theirs = socket.socketpair()
-        if self.walls.tier == 1:
+        ours, theirs = _socket.socketpair()
+        if self.namespaces:
             kernel.unshare(kernel.CLONE_NEWPID)
-        pid = os.fork()
+        pid = kernel.fork()
         if not pid:
-            _child(theirs.detach(), self.walls, home)
-        if self.walls.tier == 1:
+            _child(theirs.fileno(), self.channel, self.prepared, home)
+        if self.namespaces:
             kernel.setns(self.me, kernel.CLONE_NEWPID)
         pidfd = os.pidfd_open(pid)
         self.children[pidfd] = (pid, home)
         theirs.close()
-        message = json.dumps({"child": self.forked, "pid": pid, "home": home}).encode()
-        socket.send_fds(self.control, [message], [ours.fileno(), pidfd])
+        fds = struct.pack("2i", ours.fileno(), pidfd)
+        self.control.sendmsg(
+            [os.fsencode(f"child {pid} {home}")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)]
+        )
         ours.close()
         return pidfd
 
@@ -266,14 +292,9 @@ class Zygote:
         pid, home = self.children.pop(pidfd)
         _, status, usage = os.wait4(pid, 0)
         os.close(pidfd)
-        message = {
-            "exit": os.waitstatus_to_exitcode(status),
-            "pid": pid,
-            "cpu_s": usage.ru_utime + usage.ru_stime,
-            "memory_mb": usage.ru_maxrss / 1024,
-        }
+        code, cpu_s = os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime
         try:
-            self.control.send(json.dumps(message).encode())
+            self.control.send(f"ended {pid} {code} {cpu_s} {usage.ru_maxrss / 1024}".encode())
         finally:
             if home:
                 scratch.remove(home)
@@ -293,16 +314,13 @@ class Zygote:
         os._exit(0)
 
 
-def _child(channel_fd: int, walls: Walls, home: str) -> None:
+def _child(its_end: int, channel: socket.socket, prepared: Prepared, home: str) -> None:
     """A forked child, from its isolation to its end. Never returns."""
     code = 1
     try:
-        os.dup2(channel_fd, _CHANNEL)
-        channel = socket.socket(fileno=_CHANNEL)
+        os.dup2(its_end, _CHANNEL)
         try:
-            keep = [*(fd for fd, _ in walls.rules), *_door_fds]
-            _close_all_but(keep)
-            isolate(walls, home)
+            isolate(prepared, home)
             _close_all_but(_door_fds)
         except Exception as error:
             wire.send(channel, {"setup": f"{type(error).__name__}: {error}"})
@@ -327,11 +345,13 @@ def _close_all_but(keep: list[int]) -> None:
 def _work(channel: socket.socket) -> int:
     """Wait for the job, wire it up, do it."""
     global _armed
-    head, fds, _, _ = socket.recv_fds(channel, 4, 4)
+    head, passed, _, _ = channel.recvmsg(4, socket.CMSG_SPACE(4 * 4))
     if len(head) < 4:
         return 0  # nobody needs us any more
-    job = wire.parse(wire._exactly(channel, int.from_bytes(head, sys.byteorder)))
-    wire.send(channel, {"began": True})
+    fds = [fd for _, _, data in passed for (fd,) in struct.iter_unpack("i", data)]
+    data = wire._exactly(channel, int.from_bytes(head, sys.byteorder))
+    job, _ = _SCAN(data.decode(), 0)
+    channel.sendall(_BEGAN)
     kind = job["kind"]
     peer = socket.socket(fileno=fds.pop()) if kind in ("serve", "judge") else None
     _open_to_the_end.append(peer)
@@ -339,6 +359,7 @@ def _work(channel: socket.socket) -> int:
         os.dup2(fd, target)
         os.close(fd)
     random.seed(0)
+    threading.main_thread()._set_native_id()  # type: ignore[attr-defined]  # it was the zygote's
     sys.path.insert(0, os.getcwd())
     _armed = True
     if kind == "run":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
+from collections.abc import Iterable
 
 from grpo_sandbox.linux.numbers import number
 
@@ -30,6 +31,8 @@ PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
+_holding = ctypes.PyDLL(None, use_errno=True)  # for calls that wait for nothing
+_holding.syscall.restype = ctypes.c_long
 
 
 def _checked(result: int, what: str) -> int:
@@ -39,11 +42,41 @@ def _checked(result: int, what: str) -> int:
     return result
 
 
+Call = tuple[str, tuple[object, ...]]
+
+
+def call(name: str, *arguments: object) -> Call:
+    """A system call, ready for `make`. Integers go as C longs; bytes and ctypes arrays
+    as pointers; text as the bytes of a path."""
+    converted = [
+        ctypes.c_long(a) if isinstance(a, int) else os.fsencode(a) if isinstance(a, str) else a
+        for a in arguments
+    ]
+    return name, (ctypes.c_long(number(name) or -1), *converted)
+
+
+def make(calls: Iterable[Call]) -> int:
+    """Make one call after another, and return what the last one did. What a child does
+    that way was prepared before it was forked, and costs it little memory of its own.
+    Raises OSError naming the call that was refused."""
+    result = 0
+    for name, arguments in calls:
+        result = _holding.syscall(*arguments)
+        if result < 0:
+            _checked(result, name)
+    return result
+
+
 def _syscall(name: str, *arguments: object) -> int:
-    """Integers go as C longs; bytes and ctypes arrays as pointers."""
-    converted = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
-    result: int = _libc.syscall(ctypes.c_long(number(name) or -1), *converted)
+    result: int = _libc.syscall(*call(name, *arguments)[1])
     return _checked(result, name)
+
+
+def fork() -> int:
+    """`os.fork`, for a process with one thread, without the handlers that Python runs in
+    the child: they put right what other threads may have left, and cost as much as the
+    fork itself."""
+    return _checked(_holding.fork(), "fork")
 
 
 def unshare(flags: int) -> None:
@@ -92,19 +125,26 @@ def prctl(option: int, argument: int = 0, second: int = 0) -> None:
     _checked(result, f"prctl {option}")
 
 
-def drop_capabilities() -> None:
-    """Give up every effective, permitted, inheritable and ambient capability."""
+def dropping_capabilities() -> list[Call]:
+    """Calls that give up every effective, permitted, inheritable and ambient capability."""
     header = struct.pack("=Ii", 0x2008_0522, 0)
-    _syscall("capset", header, struct.pack("=6I", 0, 0, 0, 0, 0, 0))
-    prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
+    return [
+        call("capset", header, struct.pack("=6I", 0, 0, 0, 0, 0, 0)),
+        call("prctl", PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0),
+    ]
 
 
 class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
 
 
-def load_filter(program: bytes) -> None:
-    """Load a seccomp program (8 bytes an instruction) for this thread, for good."""
-    filled = _Program(len(program) // 8, program)
+def loading_filter(program: bytes) -> list[Call]:
+    """The call that loads a seccomp program (8 bytes an instruction) for this thread, for
+    good."""
+    filled = ctypes.pointer(_Program(len(program) // 8, program))
     set_mode_filter = 1
-    _syscall("seccomp", set_mode_filter, 0, ctypes.byref(filled))
+    return [call("seccomp", set_mode_filter, 0, filled)]
+
+
+def load_filter(program: bytes) -> None:
+    make(loading_filter(program))
