@@ -22,12 +22,13 @@ import torch
 from accelerate import Accelerator
 
 from grpo_core import checkpoint, data, metrics
-from grpo_core.algorithm import OBJECTIVES, Objective, group_advantages
+from grpo_core.algorithm import OBJECTIVES, Objective, group_advantages, step_advantages
 from grpo_core.collect import Collector, Draw, Rollout, Watcher
-from grpo_core.config import Config, TrainConfig
+from grpo_core.config import Config, TrainConfig, flat
 from grpo_core.errors import ConfigError
 from grpo_core.evaluation import evaluate
 from grpo_core.metrics import RunFolder
+from grpo_core.offsets import token_offsets
 from grpo_core.passes import self_check
 from grpo_core.plugins import Host
 from grpo_core.policy import Policy, load_model, load_policy
@@ -43,7 +44,11 @@ class TrainingStopped(Exception):
 
 
 class Interrupted(Exception):
-    """Ctrl-C: the step was finished and a checkpoint saved."""
+    """Ctrl-C or SIGTERM: the step was finished and a checkpoint saved."""
+
+    def __init__(self, message: str, signal: int) -> None:
+        super().__init__(message)
+        self.signal = signal
 
 
 class Trainer:
@@ -70,7 +75,9 @@ class Trainer:
         held_out = config.eval.prompt if config.eval else None
         self.eval_prompt = data.PromptTemplate(held_out or config.data.prompt)
         self.sampling = _sampling(config)
-        self.started, self.stop_asked, self.tokens, self.first_step = time.time(), False, 0, 1
+        self.started, self.tokens, self.first_step = time.time(), 0, 1
+        self.stop_asked: int | None = None
+        self.before: dict[str, Any] | None = None
         self.outcomes: Counter[str] = Counter()
         self.seconds: defaultdict[str, float] = defaultdict(float)
 
@@ -134,16 +141,16 @@ class Trainer:
     def train(self) -> dict[str, Any]:
         """Evaluate, train, evaluate; returns what `summary.json` then holds.
 
-        Raises Interrupted after Ctrl-C and TrainingStopped when rewards fail.
+        Raises Interrupted after Ctrl-C or SIGTERM, and TrainingStopped when rewards fail.
         """
         config, steps, scoring = self.config, self.config.train.steps, self.config.scoring
         if config.train.trackers:
-            self.accelerator.init_trackers(self.run.path.name, config=_flat(config.model_dump()))
+            self.accelerator.init_trackers(self.run.path.name, config=flat(config.model_dump()))
         summary = self.run.read_summary() if self.first_step > 1 else {}
         scorer = Scorer(
             self.rubric, scoring.workers, memory_mb=scoring.memory_mb, executor=scoring.executor
         )
-        with scorer, self._ctrl_c():
+        with scorer, self._signals():
             self.collector = Collector(
                 self.policy,
                 _backend(config, self.host),
@@ -152,9 +159,11 @@ class Trainer:
                 config.train.seed,
                 self.watcher,
             )
-            if "before" not in summary:
-                summary["before"] = self.evaluate(0)
-                self.run.write_summary(summary)
+            if self.before is None:
+                self.before = self.evaluate(0)
+            summary["before"] = self.before
+            self.run.write_summary(summary)
+            self._stop_if_asked("stopped before the first step")
             for step in range(self.first_step, steps + 1):
                 line = self.step(step)
                 every = config.eval.every if config.eval else 0
@@ -170,8 +179,8 @@ class Trainer:
                 save_every = config.train.save_every
                 if step == steps or self.stop_asked or (save_every and step % save_every == 0):
                     self.save(step)
-                if self.stop_asked and step < steps:
-                    raise Interrupted(f"stopped after step {step}; its checkpoint is saved")
+                if step < steps:
+                    self._stop_if_asked(f"stopped after step {step}; its checkpoint is saved")
             if "after" not in summary:  # resumed when all steps were done
                 summary["after"] = self.evaluate(steps)
         self.accelerator.end_training()
@@ -242,14 +251,27 @@ class Trainer:
         return rollout
 
     def advantages(self, rollout: Rollout, step: int) -> torch.Tensor:
-        """[batch], or [batch, time] where a reward scored steps."""
-        return group_advantages(
-            torch.tensor(rollout.table.values, dtype=torch.float64),
-            torch.tensor(self.rubric.weights(step), dtype=torch.float64),
-            self.config.grpo.group_size,
+        """[batch], or [batch, time] where a reward judged steps: the advantage of the
+        outcomes, plus each such reward's weight times that of its steps."""
+        table, size, weights = rollout.table, rollout.group_size, self.rubric.weights(step)
+        total = group_advantages(
+            torch.tensor(table.outcome_values, dtype=torch.float64),
+            torch.tensor(weights, dtype=torch.float64),
+            size,
             combine=self.rubric.combine,
             scale=self.config.grpo.scale,
         )
+        lengths = [len(completion.ids) for completion in rollout.completions]
+        for name, weight in zip(table.names, weights, strict=True):
+            if not any(table.steps[name]):
+                continue
+            ends = [
+                _step_ends(self.policy, completion.ids, steps or ())
+                for completion, steps in zip(rollout.completions, table.steps[name], strict=True)
+            ]
+            total = total if total.dim() == 2 else total[:, None].expand(-1, max(lengths))
+            total = total + weight * step_advantages(ends, lengths, size)
+        return total
 
     def evaluate(self, step: int) -> dict[str, Any]:
         """Held-out figures; nothing without `eval`."""
@@ -273,13 +295,20 @@ class Trainer:
     def save(self, step: int) -> Path:
         """Write a checkpoint from which `--resume` goes on exactly."""
         seconds = dict(self.seconds) | {"total": self.seconds["total"] + time.time() - self.started}
+        state = {
+            "num_tokens": self.tokens,
+            "outcomes": dict(self.outcomes),
+            "seconds": seconds,
+            "before": self.before,
+        }
         return checkpoint.save(
             self.run.checkpoints_path,
             step,
             self.policy,
             self.optimizer,
-            {"num_tokens": self.tokens, "outcomes": dict(self.outcomes), "seconds": seconds},
+            state,
             self.config.train.keep,
+            say=self.watcher.say,
             reference=(
                 self.reference.passes.model
                 if self.reference and self.config.grpo.sync_reference_every
@@ -295,6 +324,7 @@ class Trainer:
         self.first_step, self.tokens = state["step"] + 1, state["num_tokens"]
         self.outcomes.update(state["outcomes"])
         self.seconds.update(state["seconds"])
+        self.before = state["before"]
 
     def _collect(
         self, picked: Sequence[tuple[int, data.Row]], step: int, salt: int, line: dict[str, Any]
@@ -346,24 +376,31 @@ class Trainer:
         rows = metrics.sample_rows(rollout.samples, rollout.table, rollout.seconds, prompts, extra)
         self.run.add_samples(name, rows)
 
+    def _stop_if_asked(self, message: str) -> None:
+        if self.stop_asked:
+            raise Interrupted(message, self.stop_asked)
+
     @contextmanager
-    def _ctrl_c(self) -> Iterator[None]:
-        """First Ctrl-C: finish the step and save. Second: stop at once."""
+    def _signals(self) -> Iterator[None]:
+        """The first Ctrl-C or SIGTERM: finish the step and save. The second: stop at once."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
 
-        def ask(*_: object) -> None:
+        def ask(number: int, _: object) -> None:
             if self.stop_asked:
-                raise KeyboardInterrupt
-            self.stop_asked = True
-            self.watcher.say("Ctrl-C: finishing this step, then saving (again: stop at once)")
+                raise SystemExit(128 + number)
+            self.stop_asked = number
+            name = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
+            self.watcher.say(f"{name}: finishing this step, then saving (again: stop at once)")
 
-        previous = signal.signal(signal.SIGINT, ask)
+        handled = (signal.SIGINT, signal.SIGTERM)
+        previous = [signal.signal(number, ask) for number in handled]
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, previous)
+            for number, handler in zip(handled, previous, strict=True):
+                signal.signal(number, handler)
 
 
 def learning_rate(train: TrainConfig, step: int) -> float:
@@ -402,6 +439,14 @@ def _sampling(config: Config) -> Sampling:
     )
 
 
+def _step_ends(
+    policy: Policy, ids: Sequence[int], steps: Sequence[tuple[int, float]]
+) -> list[tuple[int, float]]:
+    """Steps by the index of their last token instead of their last character."""
+    counts = token_offsets(ids, policy.decode, [offset for offset, _ in steps])
+    return [(count - 1, value) for count, (_, value) in zip(counts, steps, strict=True)]
+
+
 def _a_sample(advantages: torch.Tensor) -> torch.Tensor:
     """One number a sample: the mean over its tokens where each has its own."""
     return advantages if advantages.dim() == 1 else advantages.mean(1)
@@ -424,16 +469,3 @@ def _nested(counter: Counter[str]) -> dict[str, dict[str, int]]:
         name, _, outcome = key.rpartition("/")
         nested.setdefault(name, {})[outcome] = number
     return nested
-
-
-def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A config as trackers take it: dotted keys, plain values."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        elif isinstance(value, (int, float, str, bool)):
-            flat[f"{prefix}{key}"] = value
-        else:
-            flat[f"{prefix}{key}"] = str(value)
-    return flat

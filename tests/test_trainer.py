@@ -278,6 +278,30 @@ class TestReference:
         assert kls[2] == pytest.approx(0, abs=1e-9)
 
 
+class TestSteps:
+    def test_tokens_learn_from_the_steps_that_end_at_or_after_them(self, train, project):
+        """A reward that judges each half: what stands first is credited with both."""
+        (project / "my_rewards.py").write_text(
+            "from grpo_core import Reward, Score\n"
+            "class digits(Reward):\n"
+            "    def score(self, sample):\n"
+            "        text = sample.completion_text\n"
+            "        ends = sorted({max(1, len(text) // 2), len(text)}) if text else []\n"
+            "        digits = [sum(c.isdigit() for c in text[:end]) for end in ends]\n"
+            "        return Score(float(len(text)), steps=list(zip(ends, map(float, digits))))\n"
+            "def brevity(completions, **_):\n    return [0.0 for _ in completions]\n"
+        )
+        run = train("steps", "eval=null", "train.steps=30", "train.learning_rate=0.01")
+
+        def digits(step):
+            texts = [row["completion"] for row in rows(run, f"step-{step:06d}")]
+            return sum(c.isdigit() for text in texts for c in text) / len(texts)
+
+        first, last = (sum(map(digits, part)) / 5 for part in (range(1, 6), range(26, 31)))
+        assert last > first + 0.5
+        assert "digits/steps" in rows(run, "step-000001")[0]
+
+
 class TestDynamicSampling:
     REWARDS = (
         "def digits(prompts, completions, **_):\n"
