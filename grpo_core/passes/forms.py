@@ -153,11 +153,15 @@ class Passes(nn.Module):
         if unknown := kinds - {"full_attention", "sliding_attention"}:
             raise Unsupported(f"layers of type {', '.join(sorted(unknown))} take no block mask")
 
+        # additive and in the dtype that attention computes in: what eager attention needs, and
+        # sdpa would make one of a bool mask in every layer and keep it for the backward pass
+        weight = self.model.get_input_embeddings().weight
+        dtype, device = weight.dtype, weight.device.type
+        if torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+
         def mask(window: int | None) -> Tensor:
             allowed = pack.block_mask(layout.segments, layout.positions, window)
-            if config._attn_implementation != "eager":
-                return allowed
-            dtype = self.model.get_input_embeddings().weight.dtype
             blocked = torch.zeros_like(allowed, dtype=dtype)
             return blocked.masked_fill_(~allowed, torch.finfo(dtype).min)
 
