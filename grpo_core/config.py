@@ -343,6 +343,19 @@ def _check_together(config: Config) -> None:
         )
 
 
+def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A dumped config with dotted keys and plain values."""
+    dotted: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            dotted |= flat(value, f"{prefix}{key}.")
+        elif isinstance(value, (int, float, str, bool)):
+            dotted[f"{prefix}{key}"] = value
+        else:
+            dotted[f"{prefix}{key}"] = str(value)
+    return dotted
+
+
 def host_for(config: PluginsConfig) -> Host:
     """The plugins a config allows."""
     return load_plugins(block=config.block)

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from grpo_core.rewards import Outcome, Sample
+from grpo_core.disk import Say, append, rename, when_there_is_space, write_whole
+from grpo_core.errors import ConfigError
+from grpo_core.rewards import Outcome, Sample, Steps
 from grpo_core.rubric import Rubric, Table
 
 Metrics = dict[str, float | int | None]
@@ -76,11 +78,15 @@ def _flat(table: Table, group_size: int) -> list[range]:
 
 
 def silent_groups(table: Table, group_size: int) -> list[int]:
-    """The groups from which nothing is learnt: flat ones without steps."""
+    """The groups from which nothing is learnt: flat ones whose steps are, too."""
+
+    def taught_by(column: Sequence[Steps | None], samples: range) -> bool:
+        return len({value for n in samples for _, value in column[n] or ()}) > 1
+
     return [
         samples.start // group_size
         for samples in _flat(table, group_size)
-        if not any(column[n] for column in table.steps.values() for n in samples)
+        if not any(taught_by(column, samples) for column in table.steps.values())
     ]
 
 
@@ -170,35 +176,44 @@ def sample_rows(
 
 
 class RunFolder:
-    """The folder of one run. Files appear whole: written aside, then renamed."""
+    """The folder of one run. Files appear whole, and a full disk is waited for: `say` is told."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, say: Say = print) -> None:
+        self.path, self.say = path, say
         self.metrics_path = path / "metrics.jsonl"
         self.samples_path = path / "samples"
         self.checkpoints_path = path / "checkpoints"
 
     def start(self) -> Path | None:
-        """Make the folder anew. One that holds a run is moved aside, and its new path returned."""
+        """Make the folder anew. One that holds a run is moved aside, and its new path returned.
+
+        Raises ConfigError when it cannot be made or written to.
+        """
         aside = None
-        if self.metrics_path.exists() and self.metrics_path.stat().st_size:
-            number = 1
-            while self.path.with_name(f"{self.path.name}.{number}").exists():
-                number += 1
-            aside = self.path.rename(self.path.with_name(f"{self.path.name}.{number}"))
-        self.samples_path.mkdir(parents=True, exist_ok=True)
-        self.checkpoints_path.mkdir(exist_ok=True)
-        self.metrics_path.touch()
+        with _writable(self.path):
+            if self._holds_a_run():
+                number = 1
+                while self.path.with_name(f"{self.path.name}.{number}").exists():
+                    number += 1
+                aside = self.path.rename(self.path.with_name(f"{self.path.name}.{number}"))
+            when_there_is_space(self._make, self.path, self.say)
         return aside
 
     def rewind(self, step: int) -> None:
-        """Forget what was written after a step, before going on from its checkpoint."""
-        kept = [line for line in self.read_metrics() if line["step"] <= step]
-        text = "".join(json.dumps(line) + "\n" for line in kept)
-        write_whole(self.metrics_path, text)
-        for path in self.samples_path.glob("*.parquet"):
-            if int(path.stem.split("-")[1]) > step:
-                path.unlink()
+        """Forget what was written after a step, before going on from its checkpoint.
+
+        Raises ConfigError when the folder cannot be written to, or a line up to that step
+        is torn.
+        """
+        with _writable(self.path):
+            when_there_is_space(self._make, self.path, self.say)
+            for partial in self.samples_path.glob("*.partial"):
+                partial.unlink()
+            for path in self.samples_path.glob("*.parquet"):
+                if int(path.stem.split("-")[1]) > step:
+                    path.unlink()
+            kept = "".join(self._lines_up_to(step))
+            self._write(self.metrics_path, kept)
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Every complete line of metrics.jsonl (a crash may have torn the last)."""
@@ -206,8 +221,8 @@ class RunFolder:
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def add_metrics(self, metrics: Mapping[str, Any]) -> None:
-        with self.metrics_path.open("a") as file:
-            file.write(json.dumps(metrics, allow_nan=False) + "\n")
+        line = json.dumps(metrics, allow_nan=False)
+        when_there_is_space(lambda: append(self.metrics_path, line), self.metrics_path, self.say)
 
     def add_samples(self, name: str, rows: list[dict[str, Any]]) -> None:
         """Write `samples/<name>.parquet`."""
@@ -216,22 +231,74 @@ class RunFolder:
 
         path = self.samples_path / f"{name}.parquet"
         partial = path.with_suffix(".partial")
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), partial)
-        os.replace(partial, path)
+        table = pyarrow.Table.from_pylist(rows)
+
+        def write() -> None:
+            try:
+                pyarrow.parquet.write_table(table, partial)
+                rename(partial, path)
+            except OSError:
+                partial.unlink(missing_ok=True)
+                raise
+
+        when_there_is_space(write, path, self.say)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        write_whole(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+        self._write(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
 
     def read_summary(self) -> dict[str, Any]:
         path = self.path / "summary.json"
         return dict(json.loads(path.read_text())) if path.exists() else {}
 
+    def write_config(self, text: str) -> None:
+        self._write(self.path / "config.yaml", text)
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that a crash leaves the old one or the new one, never a part."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    def read_config(self) -> str:
+        """The config that was resolved when the run was last started; empty when there is none."""
+        path = self.path / "config.yaml"
+        return path.read_text() if path.exists() else ""
+
+    def _lines_up_to(self, step: int) -> list[str]:
+        """As they were written. What a crash has torn comes after the last checkpoint."""
+        kept: list[str] = []
+        with self.metrics_path.open(newline="", errors="replace") as file:
+            for number, line in enumerate(file, start=1):
+                try:
+                    of = int(json.loads(line)["step"]) if line.endswith("\n") else None
+                except (ValueError, KeyError, TypeError):
+                    of = None
+                if of is None and len(kept) < step:
+                    raise ConfigError(
+                        f"{self.metrics_path} line {number} is torn, though the run got to step "
+                        f"{step}: repair the line, or remove the file"
+                    )
+                if of is None:
+                    break
+                if of <= step:
+                    kept.append(line)
+        return kept
+
+    def _write(self, path: Path, text: str) -> None:
+        when_there_is_space(lambda: write_whole(path, text), path, self.say)
+
+    def _make(self) -> None:
+        self.samples_path.mkdir(parents=True, exist_ok=True)
+        self.checkpoints_path.mkdir(exist_ok=True)
+        self.metrics_path.touch()
+
+    def _holds_a_run(self) -> bool:
+        lines = self.metrics_path.exists() and self.metrics_path.stat().st_size
+        return bool(lines) or any(self.checkpoints_path.glob("step-*"))
+
+
+@contextmanager
+def _writable(path: Path) -> Iterator[None]:
+    """What the disk refuses is a mistake in the config, said before a model is loaded."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write to {path}: {(error.strerror or str(error)).lower()}; "
+            "name another folder (`train.output_dir=...`) or make this one writable",
+            ("train", "output_dir"),
+        ) from None

@@ -5,9 +5,10 @@ What the terminal shows of a run is here; what is written to disk is `metrics`.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -66,16 +67,24 @@ def train(
 
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     console = Console(stderr=True, highlight=False)
+    say = functools.partial(console.print, markup=False, soft_wrap=True)
     output = job.config.train.output_dir
-    run = RunFolder(Path(output) if output else Path("runs") / (job.config.name or config.stem))
-    found = checkpoint.latest(run.checkpoints_path) if resume else None
-    if resume and found is None:
-        raise ConfigError(f"nothing to resume: {run.checkpoints_path} holds no checkpoint")
+    path = Path(output) if output else Path("runs") / (job.config.name or config.stem)
+    run, found = RunFolder(path, say), None
+    if resume:
+        if not path.is_dir():
+            raise ConfigError(f"nothing to resume: there is no run in {path}")
+        _compare_config(job.config, run, say)
+        found = checkpoint.latest(run.checkpoints_path, say)
     if found is not None:
         run.rewind(checkpoint.read_state(found)["step"])
-        console.print(f"resuming from {found}")
-    elif (aside := run.start()) is not None:
-        console.print(f"{run.path} held a run; it is now {aside}")
+        say(f"resuming from {found}")
+    else:
+        aside = run.start()
+        if resume:
+            say("the run had no checkpoint yet; starting from the first step")
+        if aside is not None:
+            say(f"{path} held a run; it is now {aside}")
     _write_config(job.config, run)
     again = f"grpo train {config} {' '.join(overrides or [])}".rstrip() + " --resume"
     with Display(console, job.config.train.steps) as display:
@@ -93,7 +102,7 @@ def train(
             ).train()
         except Interrupted as stopped:
             display.say(f"{stopped}. Go on with: {again}")
-            raise typer.Exit(130) from None
+            raise typer.Exit(128 + stopped.signal) from None
         except (TrainingStopped, ScoringError) as stopped:
             display.say(f"[bold red]stopped[/]: {stopped}")
             raise typer.Exit(1) from None
@@ -195,10 +204,38 @@ def _check_model(config: Config, base_dir: Path, path: Path) -> None:
 def _write_config(config: Config, run: RunFolder) -> None:
     import yaml
 
-    from grpo_core.metrics import write_whole
+    run.write_config(yaml.safe_dump(_resolved(config), sort_keys=False))
 
-    resolved = config.model_dump(mode="json", by_alias=True)
-    write_whole(run.path / "config.yaml", yaml.safe_dump(resolved, sort_keys=False))
+
+def _resolved(config: Config) -> dict[str, Any]:
+    return config.model_dump(mode="json", by_alias=True)
+
+
+def _compare_config(config: Config, run: RunFolder, say: Callable[[str], None]) -> None:
+    """Say which settings are not those that the run was last started with.
+
+    Raises ConfigError when it was of another model.
+    """
+    import yaml
+
+    from grpo_core.config import flat
+    from grpo_core.errors import ConfigError
+
+    before, now = flat(yaml.safe_load(run.read_config()) or {}), flat(_resolved(config))
+    changed = [
+        key
+        for key in now
+        if key in before and before[key] != now[key] and key != "train.output_dir"
+    ]
+    if "model.name" in changed:
+        raise ConfigError(
+            f"{run.path} is a run of {before['model.name']}, this config's model is "
+            f"{now['model.name']}; start it without --resume, or under another name",
+            ("model", "name"),
+        )
+    if changed:
+        listed = ", ".join(f"{key} {before[key]} -> {now[key]}" for key in changed)
+        say(f"resuming with other settings than before: {listed}")
 
 
 class Display:
