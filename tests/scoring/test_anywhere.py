@@ -1,5 +1,5 @@
 """The same few lines work wherever Python runs: scripts with and without a guard,
-standard input, a console, a server's thread; and what a parent's end means."""
+standard input, a console, a notebook, a server's thread; and what a parent's end means."""
 
 import os
 import signal
@@ -112,6 +112,36 @@ def test_standard_input_that_defines_its_own_reward():
 def test_a_console_which_is_what_a_notebook_is():
     pytest.importorskip("cloudpickle")
     assert python("-c", CONSOLE) == "[4.0, None, 5.0]\n"
+
+
+@pytest.mark.slow
+def test_a_notebook(tmp_path):
+    """A real one: its kernel runs an event loop, and its cells have no file.
+
+    Needs `pip install nbclient ipykernel`, too much for every developer's install.
+    """
+    pytest.importorskip("cloudpickle")
+    pytest.importorskip("ipykernel")
+    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    cells = [
+        REWARD,
+        f"{WORK}\nprint(grpo_core.score(samples, rubric).totals)",
+        "with grpo_core.Scorer(rubric, workers=2) as scorer:\n"
+        "    print((await scorer.score_async(samples)).totals)\n"
+        "    print(scorer.score(samples).totals)",
+        REWARD.replace("BONUS = 1", "BONUS = 2"),  # the cell is changed and run again
+        f"{WORK}\nprint(grpo_core.score(samples, rubric).totals)",
+    ]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
+    nbclient.NotebookClient(
+        notebook, timeout=60, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+    ).execute()
+    printed = [
+        "".join(out.text for out in cell.outputs if out.output_type == "stream")
+        for cell in notebook.cells
+    ]
+    once = "[4.0, None, 5.0]\n"
+    assert printed == ["", once, 2 * once, "", "[5.0, None, 6.0]\n"]
 
 
 def test_a_thread_of_a_server(tmp_path):
