@@ -6,6 +6,7 @@ the scores are worth is the rubric's part, what is learnt from them `update`'s.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import random
 import time
@@ -17,6 +18,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 
 from grpo_core.data import PromptTemplate, Row
+from grpo_core.distributed import ALONE, Ranks
 from grpo_core.policy import Policy
 from grpo_core.rewards import Sample, Text
 from grpo_core.rollout import Completion, Sampling
@@ -65,6 +67,15 @@ class Rollout:
         )
 
 
+def interleaved(parts: Sequence[Rollout]) -> Rollout:
+    """The rollout of which each rank has made every so-manieth group; times are the
+    slowest rank's."""
+    groups = sum(len(part.samples) // part.group_size for part in parts)
+    whole = _groups([(parts[g % len(parts)], g // len(parts)) for g in range(groups)])
+    times = {name: max(part.times[name] for part in parts) for name in parts[0].times}
+    return dataclasses.replace(whole, times=times)
+
+
 def _groups(chosen: Sequence[tuple[Rollout, int]]) -> Rollout:
     """A rollout of given groups of given rollouts, numbered anew."""
     first, _ = chosen[0]
@@ -89,7 +100,12 @@ def _groups(chosen: Sequence[tuple[Rollout, int]]) -> Rollout:
 
 @dataclass
 class Collector:
-    """Draws with `draw` from `policy`, judges with `scorer`."""
+    """Draws with `draw` from `policy`, judges with `scorer`.
+
+    Of several ranks each makes the groups of its share of the rows, and has all of them
+    afterwards, in the rows' order; `whole` is the context in which parameters that are
+    spread over ranks are gathered for drawing.
+    """
 
     policy: Policy
     draw: Draw
@@ -97,6 +113,8 @@ class Collector:
     rubric: Rubric
     seed: int
     watcher: Watcher
+    ranks: Ranks = ALONE
+    whole: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
 
     def collect(
         self,
@@ -109,8 +127,20 @@ class Collector:
     ) -> Rollout:
         """`group_size` completions of each row's prompt (rows with their indices).
 
-        Random numbers depend on seed, step and `salt` alone.
+        Random numbers depend on seed, step, `salt` and the rank alone.
         """
+        mine = self._collect(self.ranks.mine(rows), template, group_size, how, step, salt)
+        return mine if self.ranks.world == 1 else interleaved(self.ranks.gather(mine))
+
+    def _collect(
+        self,
+        rows: Sequence[tuple[int, Row]],
+        template: PromptTemplate,
+        group_size: int,
+        how: Sampling,
+        step: int,
+        salt: int,
+    ) -> Rollout:
         prompts = [template.fill(row) for _, row in rows]
         encoded = [self.policy.encode(prompt) for prompt in prompts]
         opened = f"<{self.rubric.tags.think}>"
@@ -140,11 +170,19 @@ class Collector:
             if not missing[group]:
                 batch.close_group(group)
 
-        seed = random.Random(f"{self.seed}/{step}/{salt}").getrandbits(63)
+        place_of = f"/{self.ranks.rank}" if self.ranks.rank else ""
+        seed = random.Random(f"{self.seed}/{step}/{salt}{place_of}").getrandbits(63)
         generator = torch.Generator(self.policy.model.device).manual_seed(seed)
+        if self.ranks.watch is not None:
+            self.ranks.watch.follow(lambda: batch.news, self._judging)
         started = time.perf_counter()
         try:
-            completions = self.draw(self.policy, encoded, group_size, how, generator, judge)
+            with self.whole():  # with nothing to draw, too: all ranks gather together
+                completions = (
+                    self.draw(self.policy, encoded, group_size, how, generator, judge)
+                    if encoded
+                    else []
+                )
             self.watcher.phase("scoring", step)
             drawn = time.perf_counter()
             finished = batch.result()
@@ -178,6 +216,11 @@ class Collector:
             },
             group_size,
         )
+
+    def _judging(self) -> str:
+        """What is judged just now and has been for longest."""
+        running = self.scorer.running()
+        return f"judging: {running[0]}" if running else ""
 
 
 def _assistant(text: str) -> dict[str, str]:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -27,10 +27,22 @@ from grpo_core.algorithm import (
 )
 from grpo_core.collect import Rollout
 from grpo_core.config import Config
+from grpo_core.distributed import ALONE, Ranks
+from grpo_core.distributed.sharding import clip_grad_norm, sharded
 from grpo_core.metrics import Metrics
 from grpo_core.passes import Group, Passes, TokenLogps, micro_batches
 
 PerToken = Float[Tensor, "batch time"]
+Batch = list[tuple[int, list[int]]]
+"""What one pass reads: completions of groups, both by their numbers."""
+
+
+class Turn(NamedTuple):
+    """One pass of this rank."""
+
+    batch: Batch
+    counts: bool
+    """False for one that is made only because other ranks still have a pass to make."""
 
 
 class Reference:
@@ -60,7 +72,12 @@ class Reference:
 
 @dataclass
 class Learner:
-    """Improves the policy inside `passes` (as prepared by the accelerator)."""
+    """Improves the policy inside `passes` (as prepared by the accelerator).
+
+    Every rank holds the whole rollout and computes what is global of it (counts,
+    thresholds) by itself; only the passes are divided. Their gradients are averaged over
+    the ranks, so each loss is multiplied by the number of ranks.
+    """
 
     config: Config
     passes: Any
@@ -68,6 +85,7 @@ class Learner:
     objective: Objective
     reference: Reference | None
     accelerator: Accelerator
+    ranks: Ranks = ALONE
 
     def update(self, rollout: Rollout, advantages: Tensor) -> Metrics:
         """`iterations` x `minibatches` optimizer steps on one rollout.
@@ -83,28 +101,33 @@ class Learner:
         groups = len(rollout.completions) // grpo.group_size
         parts = [range(i, groups, grpo.minibatches) for i in range(grpo.minibatches)]
         self.passes.train()
-        updates = grpo.iterations * grpo.minibatches
-        for _ in range(grpo.iterations):
+        norms: list[float] = []
+        for iteration in range(grpo.iterations):
+            visit.first = iteration == 0
             for part in parts:
-                passes = visit.passes_of(part)
-                for number, batch in enumerate(passes):
-                    last = number + 1 == len(passes)
-                    with self._accumulating(last):
-                        self.accelerator.backward(visit.loss(batch))
-                if passes:  # a part without any signal changes nothing
-                    norm = self.accelerator.clip_grad_norm_(
-                        self.passes.parameters(), self.config.train.max_grad_norm
-                    )
-                    mean.total("grad_norm", float(norm) / updates)
+                turns = visit.turns_of(part)
+                for number, turn in enumerate(turns):
+                    with self._accumulating(last=number + 1 == len(turns)):
+                        self.accelerator.backward(visit.loss(turn) * self.ranks.world)
+                    self.ranks.tick()
+                if turns:  # a part without any signal changes nothing
+                    limit = self.config.train.max_grad_norm
+                    norms.append(clip_grad_norm(self.accelerator, self.passes, limit))
                     self.optimizer.step()
                     self.optimizer.zero_grad()
                     visit.learnt = True
         empty: Metrics = {"loss": 0.0, "grad_norm": 0.0, "kl": None}
         clips = [f"clip_ratio/{side}_mean" for side in ("low", "high", "region")]
-        return empty | dict.fromkeys(clips, 0.0) | mean.means()
+        found = _TokenMean.of(self.ranks.gather(mean)).means()
+        if norms:
+            found["grad_norm"] = sum(norms) / (grpo.iterations * grpo.minibatches)
+        return empty | dict.fromkeys(clips, 0.0) | found
 
     def _accumulating(self, last: bool) -> Any:
-        return contextlib.nullcontext() if last else self.accelerator.no_sync(self.passes)
+        self.accelerator.sync_gradients = last  # DeepSpeed steps behind the last one
+        if last or sharded(self.passes):  # whole gradients are what sharding avoids
+            return contextlib.nullcontext()
+        return self.accelerator.no_sync(self.passes)
 
 
 class _Visit:
@@ -119,6 +142,8 @@ class _Visit:
         self.advantages = advantages
         self.old: dict[int, Tensor] = {}
         self.ref: dict[int, Tensor] = {}
+        self.first = True
+        """Whether this is the first iteration, when the reference has not been asked yet."""
         self.learnt = False
         """Whether the policy has moved since the rollout was drawn."""
         self.weights = self._token_weights()
@@ -126,14 +151,14 @@ class _Visit:
         self.divisor: Tensor = torch.zeros(())
         self.tokens: Tensor = torch.zeros(())
 
-    def passes_of(self, part: Sequence[int]) -> list[list[tuple[int, list[int]]]]:
-        """The passes over some groups: which completions of which group each reads.
+    def turns_of(self, part: Sequence[int]) -> list[Turn]:
+        """The passes of this rank over some groups, as many as of every other rank.
 
-        Also counts what the part's losses are divided by.
+        Also counts what the part's losses are divided by: of all ranks' groups.
         """
         size = self.grpo.group_size
         counted, tokens = 0.0, 0.0
-        chosen: list[tuple[int, list[int]]] = []
+        chosen: dict[int, list[int]] = {}
         for g in part:
             mine = range(g * size, (g + 1) * size)
             for n in mine:
@@ -141,27 +166,47 @@ class _Visit:
                 counted += float(count(self.learner.objective, mask))
                 weights = self.weights.get(n)
                 tokens += float(mask.sum() if weights is None else (weights != 0).sum())
-            chosen.append((g, [n - g * size for n in mine if self._teaches(n)]))
+            if teaching := [n - g * size for n in mine if self._teaches(n)]:
+                chosen[g] = teaching
         self.divisor = torch.tensor(counted, dtype=torch.float64)
         self.tokens = torch.tensor(tokens, dtype=torch.float64)
-        prompts = [len(self.rollout.prompt_ids[g * size]) for g in part]
+        ranks = self.learner.ranks
+        tokens_of = {
+            g: self._prompt_length(g) + sum(self._length(g * size + j) for j in rows)
+            for g, rows in chosen.items()
+        }
+        dealt = [
+            self._batches({g: chosen[g] for g in share}) for share in deal(tokens_of, ranks.world)
+        ]
+        most = max(map(len, dealt))
+        fillers = [  # of the rank with least to do, the last pass: the shortest
+            Turn(batches[-1], False) for batches in sorted(dealt, key=len) if batches
+        ]
+        own = [Turn(batch, True) for batch in dealt[ranks.rank]]
+        return own + [fillers[0]] * (most - len(own)) if most else []
+
+    def _batches(self, chosen: dict[int, list[int]]) -> list[Batch]:
+        """Some completions of some groups, cut into passes."""
+        size = self.grpo.group_size
         inner = self.learner.accelerator.unwrap_model(self.learner.passes)
+        groups = list(chosen)
         batches = micro_batches(
-            prompts,
-            [[self._length(g * size + j) for j in rows] for g, rows in chosen],
+            [self._prompt_length(g) for g in groups],
+            [[self._length(g * size + j) for j in chosen[g]] for g in groups],
             self.config.train.tokens_per_micro_batch,
             inner.form,
             hidden_size=getattr(inner.model.config.get_text_config(), "hidden_size", 1024),
             sort=self.config.engine.sort_by_length,
         )
         return [
-            [(chosen[i][0], [chosen[i][1][j] for j in rows]) for i, rows in batch]
+            [(groups[i], [chosen[groups[i]][j] for j in rows]) for i, rows in batch]
             for batch in batches
         ]
 
-    def loss(self, batch: Sequence[tuple[int, list[int]]]) -> Float[Tensor, ""]:
-        """The share of one pass in the loss of its part."""
+    def loss(self, turn: Turn) -> Float[Tensor, ""]:
+        """The share of one pass in the loss of its part; 0 of one that does not count."""
         grpo, size = self.grpo, self.grpo.group_size
+        batch = turn.batch
         order = [g * size + j for g, rows in batch for j in rows]
         groups = [
             Group(
@@ -170,8 +215,13 @@ class _Visit:
             )
             for g, rows in batch
         ]
+        if self.first and self.learner.reference is not None:
+            # before the policy's own pass: both may be spread over the ranks
+            self._ask_reference(self.learner.reference, order, groups)
         read: TokenLogps = self.learner.passes(groups, entropy=grpo.entropy_coef != 0)
         logp, mask = read.logp, read.mask
+        if not turn.counts:
+            return logp.sum() * 0.0
         drawn = _stack([self.rollout.completions[n].logps for n in order], logp)
         if not self.learnt:
             for row, n in enumerate(order):
@@ -192,7 +242,7 @@ class _Visit:
             epsilon_high=grpo.epsilon_high,
             delta=grpo.delta,
             level=grpo.level,
-            ref_logp=self._reference_logps(order, groups, logp),
+            ref_logp=_stack([self.ref[n] for n in order], logp) if self.ref else None,
             beta=grpo.beta,
             kl=grpo.kl,
             kl_bias_correction=grpo.kl_bias_correction,
@@ -211,6 +261,9 @@ class _Visit:
 
     def _length(self, n: int) -> int:
         return len(self.rollout.completions[n].ids)
+
+    def _prompt_length(self, g: int) -> int:
+        return len(self.rollout.prompt_ids[g * self.grpo.group_size])
 
     def _dropped(self, n: int) -> bool:
         return self.grpo.mask_truncated and self.rollout.completions[n].truncated
@@ -237,17 +290,24 @@ class _Visit:
         chosen = high_entropy_mask(entropies, _stack(kept, like).bool(), self.grpo.top_entropy)
         return {n: chosen[n, : len(c.ids)].float() for n, c in enumerate(completions)}
 
-    def _reference_logps(
-        self, order: Sequence[int], groups: Sequence[Group], logp: Tensor
-    ) -> Tensor | None:
-        if self.learner.reference is None:
-            return None
-        if any(n not in self.ref for n in order):
-            with self.learner.accelerator.autocast():
-                fresh = self.learner.reference.logps(groups)
-            for row, n in enumerate(order):
-                self.ref[n] = fresh[row, : self._length(n)]
-        return _stack([self.ref[n] for n in order], logp)
+    def _ask_reference(
+        self, reference: Reference, order: Sequence[int], groups: Sequence[Group]
+    ) -> None:
+        with self.learner.accelerator.autocast():
+            fresh = reference.logps(groups)
+        for row, n in enumerate(order):
+            self.ref[n] = fresh[row, : self._length(n)]
+
+
+def deal(sizes: Mapping[int, int], hands: int) -> list[list[int]]:
+    """Keys in as many shares of about even sums, each in the given order."""
+    shares: list[set[int]] = [set() for _ in range(hands)]
+    sums = [0] * hands
+    for key in sorted(sizes, key=lambda key: -sizes[key]):
+        least = sums.index(min(sums))
+        shares[least].add(key)
+        sums[least] += sizes[key]
+    return [[key for key in sizes if key in share] for share in shares]
 
 
 def _stack(rows: Sequence[Tensor | Sequence[float]], like: Tensor) -> Tensor:
@@ -265,6 +325,16 @@ class _TokenMean:
     def __init__(self) -> None:
         self._sums: dict[str, float] = {}
         self._counts: Counter[str] = Counter()
+
+    @classmethod
+    def of(cls, ranks: Sequence[_TokenMean]) -> _TokenMean:
+        """The means over the tokens of all ranks."""
+        whole = cls()
+        for each in ranks:
+            whole._counts.update(each._counts)
+            for name, value in each._sums.items():
+                whole.total(name, value)
+        return whole
 
     def add(self, name: str, values: Tensor, mask: Tensor) -> None:
         self._sums[name] = self._sums.get(name, 0.0) + float((values * mask).sum())
