@@ -1,6 +1,6 @@
-"""The model being trained and its tokenizer; log-probabilities of given tokens.
+"""The model being trained and its tokenizer.
 
-Drawing completions is `rollout`'s part, the loss is `algorithm`'s.
+Drawing completions is `rollout`'s part, log-probabilities of given tokens are `passes`'.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
-from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grpo_core.config import LoraConfig
@@ -135,77 +133,3 @@ def _with_adapters(model: Any, lora: LoraConfig, checkpoint: Path | None) -> Any
     except ValueError as error:  # targets that are not there
         reason = " ".join(str(error).split())
         raise ConfigError(reason, ("model", "lora", "targets")) from None
-
-
-def positions(mask: Int[Tensor, "batch time"]) -> Int[Tensor, "batch time"]:
-    """Position ids that count only real tokens, so that left padding shifts nothing."""
-    return (mask.cumsum(-1) - 1).clamp(min=0)
-
-
-def token_logps(
-    model: Any,
-    ids: Int[Tensor, "batch length"],
-    mask: Int[Tensor, "batch length"],
-    completion_length: int,
-    temperature: float = 1.0,
-) -> Float[Tensor, "batch time"]:
-    """Log-probabilities of the last `completion_length` tokens of each row.
-
-    `ids` holds prompts padded on the left and completions padded on the right.
-    Under the distribution that is sampled from: logits divided by `temperature`.
-    Values at padded positions mean nothing.
-    """
-    logits = model(
-        input_ids=ids,
-        attention_mask=mask,
-        position_ids=positions(mask),
-        logits_to_keep=completion_length + 1,
-        use_cache=False,
-    ).logits[:, -completion_length - 1 : -1]
-    targets = ids[:, -completion_length:]
-    logits = logits.float() / temperature
-    chosen = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
-    result: Tensor = chosen - logits.logsumexp(-1)
-    return result
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Prompts and completions of some samples as padded tensors."""
-
-    ids: Int[Tensor, "batch length"]
-    attention: Int[Tensor, "batch length"]
-    mask: Bool[Tensor, "batch time"]
-    """True at completion tokens."""
-
-
-def pad(
-    prompts: Sequence[Sequence[int]],
-    completions: Sequence[Sequence[int]],
-    pad_id: int,
-    device: torch.device | str = "cpu",
-) -> Batch:
-    """Prompts padded on the left, completions on the right, both to the longest here."""
-    before = max(map(len, prompts))
-    after = max(map(len, completions))
-    ids = torch.full((len(prompts), before + after), pad_id, dtype=torch.long)
-    attention = torch.zeros_like(ids)
-    for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
-        first, last = before - len(prompt), before + len(completion)
-        ids[row, first:last] = torch.tensor([*prompt, *completion])
-        attention[row, first:last] = 1
-    return Batch(ids.to(device), attention.to(device), attention[:, before:].bool().to(device))
-
-
-def micro_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Indices cut into batches of at most `budget` padded tokens, similar lengths
-    together; one sample longer than the budget stands alone."""
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    batches: list[list[int]] = []
-    for i in order:
-        # sorted from long to short, so the first of a batch sets its width
-        if batches and lengths[batches[-1][0]] * (len(batches[-1]) + 1) <= budget:
-            batches[-1].append(i)
-        else:
-            batches.append([i])
-    return batches
