@@ -318,7 +318,7 @@ def run_ours(spec: Spec) -> Steps:
     path.write_text(yaml.safe_dump(config))
     memory = Memory(spec.gpu)
     on_load(lambda model: (model.to("cuda") if spec.gpu else None, memory.start()))
-    clock = train_ours(path, spec.overrides)
+    clock = train_ours(path, spec.overrides, memory)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     lines = lines[spec.warmup :]
     return Steps(
@@ -329,7 +329,7 @@ def run_ours(spec: Spec) -> Steps:
         [line["time/update"] for line in lines],
         [line["completions/mean_length"] for line in lines],
         [line["frac_reward_zero_std"] for line in lines],
-        memory.peak(),
+        clock.peak,
         memory.baseline,
         clock.workers_mb,
         clock.said,
@@ -346,9 +346,11 @@ class OurClock:
     """Each step's end, its metrics and samples written."""
     said: list[str] = field(default_factory=list)
     workers_mb: float = 0.0
+    peak: float = 0.0
+    """After the last step: the checkpoint written then is not training (TRL writes none)."""
 
 
-def train_ours(config: Path, overrides: list[str]) -> OurClock:
+def train_ours(config: Path, overrides: list[str], memory: Memory | None = None) -> OurClock:
     """`grpo train CONFIG OVERRIDES...`, in this process."""
     from grpo_core.cli import train as command
 
@@ -363,6 +365,7 @@ def train_ours(config: Path, overrides: list[str]) -> OurClock:
         def step(self, line: dict[str, Any]) -> None:
             synchronize()
             clock.ends.append(time.perf_counter())
+            clock.peak = memory.peak() if memory is not None else 0.0
             if len(clock.ends) == 1:
                 clock.workers_mb = children_mb()
             super().step(line)

@@ -1,6 +1,6 @@
 """How much faster than TRL the engine is, with how much less memory; what each lever brings.
 
-    python benchmarks/engine.py [--settings A B C] [--repeats 5] [--json OUT] [--quick]
+    python benchmarks/engine.py [--settings A B C] [--repeats 3] [--json OUT] [--quick]
     python benchmarks/engine.py --gpu [--json OUT]
 
 TRL's GRPOTrainer with transformers generation, and `grpo train`, on the same model files,
@@ -38,6 +38,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -228,6 +229,8 @@ class Bench:
         )
         if ended.returncode:
             sys.exit(f"{spec.side} failed on {spec.folder}:\n{ended.stderr[-4000:]}")
+        for side in ("trl", "ours"):  # checkpoints of many runs would fill a disk
+            shutil.rmtree(Path(spec.folder) / side, ignore_errors=True)
         return Steps(**json.loads(result.read_text()))
 
 
@@ -248,17 +251,25 @@ def compare(bench: Bench, comparison: Comparison, repeats: int, gpu: bool = Fals
             getattr(comparison, side).append(run)
 
 
+def levers_of(setting: Setting) -> dict[str, list[str]]:
+    """What is switched off in a setting: C is there for its vocabulary."""
+    return {"fused head: off": LEVERS["fused head: off"]} if setting.name == "C" else LEVERS
+
+
 def levers(bench: Bench, setting: Setting, repeats: int) -> dict[str, dict[str, float]]:
     """Each lever off in turn against all on, neighbouring runs; ratios to all on.
 
     For the skipping of silent groups the reward is one that leaves half of them silent.
     """
+    chosen = levers_of(setting)
     runs: dict[str, list[tuple[Steps, Steps]]] = {}
     for repeat in range(repeats):
         alone = bench.run("ours", setting, "levers: all on", repeat)
-        for name, overrides in LEVERS.items():
+        for name, overrides in chosen.items():
             off = bench.run("ours", setting, name, repeat, overrides=overrides)
             runs.setdefault(name, []).append((off, alone))
+        if chosen is not LEVERS:
+            continue
         silent = {"reward": "half_silent"}
         on = bench.run("ours", setting, "half the groups silent", repeat, **silent)
         off = bench.run("ours", setting, "skip silent: off", repeat, overrides=PLAIN[4:5], **silent)
@@ -424,7 +435,7 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=["A", "B", "C"])
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path, metavar="OUT", help="write every figure there")
     parser.add_argument("--quick", action="store_true", help="one repeat of few steps: a look")
@@ -478,20 +489,23 @@ def cpu_main(
     switched = (
         [] if arguments.no_levers else [n for n in arguments.settings if n in ("A", "C", "S")]
     )
-    lever_repeats = min(3, repeats)
-    runs = 2 * repeats * len(done) + lever_repeats * (len(LEVERS) + 3) * len(switched)
+    chosen = [levers_of(SETTINGS[name]) for name in switched]
+    alone = sum(3 if levers is LEVERS else 1 for levers in chosen)
+    runs = repeats * (2 * len(done) + sum(map(len, chosen)) + alone)
     assert bench.progress is not None
     bench.task = bench.progress.add_task("", total=runs, what="building models")
     for name in arguments.settings:
         bench.build(SETTINGS[name])
     for comparison in done:
         compare(bench, comparison, repeats)
-    found = {name: levers(bench, SETTINGS[name], lever_repeats) for name in switched}
+    bench.steps = bench.steps | {"ours": max(4, bench.steps["ours"] // 2)}
+    found = {name: levers(bench, SETTINGS[name], repeats) for name in switched}
     if done:
         console.print(comparison_table(done, bench.parameters))
-        notes = {note for c in done for run in c.ours for note in run.notes if "shared" in note}
-        for note in sorted(notes):
-            console.print(note, highlight=False)
+        said = {(c.name, note) for c in done for run in c.ours for note in run.notes}
+        for name, note in sorted(said):
+            if not note.startswith("step "):  # waits are those of this machine
+                console.print(f"{name}: {note}", highlight=False)
         workers = max(run.workers for c in done for run in c.ours)
         console.print(
             f"Our reward workers held {workers:.0f} MB besides; TRL runs rewards inside. "
