@@ -23,7 +23,7 @@ def _words(text: str) -> tuple[str, ...]:
 
 STANDARD = _words(
     """
-    abc bisect collections copy dataclasses datetime decimal enum fractions functools hashlib
+    abc bisect collections copy dataclasses datetime decimal enum fractions functools
     heapq io itertools json math operator random re statistics string threading time traceback
     types typing
     """

@@ -225,6 +225,20 @@ def test_what_is_denied_says_so(sandbox: Sandbox) -> None:
         assert "denied by the sandbox's policy" in sandbox.run(source).stderr
 
 
+def test_a_job_finds_its_interpreter_as_if_it_had_been_started(sandbox: Sandbox) -> None:
+    """Although it was forked past what Python puts right after a fork."""
+    source = """
+import gc, hashlib, os, random, signal, threading
+main = threading.main_thread()
+print(main is threading.current_thread(), main.native_id == threading.get_native_id())
+print(threading.active_count(), signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+print(gc.isenabled(), dict(os.environ), hashlib.sha256(b"x").hexdigest()[:4], random.random())
+"""
+    first, again = sandbox.run(source), sandbox.run(source)
+    assert first.stdout.startswith("True True\n1 True\nTrue {} 2d71 0.8444"), first
+    assert first.stdout == again.stdout
+
+
 def test_more_threads_than_allowed(sandbox: Sandbox) -> None:
     source = """
 import threading, time

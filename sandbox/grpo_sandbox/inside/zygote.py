@@ -45,7 +45,7 @@ _HINTS = {
     "subprocess.Popen": "starting programs",
     "pty.spawn": "starting programs",
 }
-_SCAN = json.JSONDecoder().scan_once
+_SCAN = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
 """`json.loads` without what it does in Python: the controller is no enemy."""
 _BEGAN = wire.pack({"began": True})
 _armed = False
