@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from grpo_core.rubric import Rubric
 
 NEEDS = ("torch", "transformers", "accelerate", "datasets", "jaxtyping")
+FIXED = ("model.name", "model.lora.rank", "model.lora.targets")
+"""Settings without which a checkpoint does not fit."""
 
 
 @dataclass
@@ -222,17 +224,19 @@ def _compare_config(config: Config, run: RunFolder, say: Callable[[str], None]) 
     from grpo_core.errors import ConfigError
 
     before, now = flat(yaml.safe_load(run.read_config()) or {}), flat(_resolved(config))
+    for key in FIXED if before else ():
+        if before.get(key) != now.get(key):
+            raise ConfigError(
+                f"{key} was {before.get(key, 'not set')} in {run.path} and is "
+                f"{now.get(key, 'not set')} here: its checkpoints are of another model. Start "
+                "without --resume, or under another name",
+                ("model",),
+            )
     changed = [
         key
         for key in now
         if key in before and before[key] != now[key] and key != "train.output_dir"
     ]
-    if "model.name" in changed:
-        raise ConfigError(
-            f"{run.path} is a run of {before['model.name']}, this config's model is "
-            f"{now['model.name']}; start it without --resume, or under another name",
-            ("model", "name"),
-        )
     if changed:
         listed = ", ".join(f"{key} {before[key]} -> {now[key]}" for key in changed)
         say(f"resuming with other settings than before: {listed}")
