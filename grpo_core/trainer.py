@@ -2,29 +2,33 @@
 
 What it leaves to others: drawing and judging (`collect`), what completions are
 worth (`rubric`, `scoring`), the update (`update`, `passes`, `algorithm`),
-held-out figures (`evaluation`). One process: several are refused for now.
+held-out figures (`evaluation`). Of several ranks (`distributed`) each draws and judges
+its groups and makes its passes; rank 0 alone writes and shows.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import signal
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
 
 from grpo_core import checkpoint, data, metrics
 from grpo_core.algorithm import OBJECTIVES, Objective, group_advantages, step_advantages
 from grpo_core.collect import Collector, Draw, Rollout, Watcher
 from grpo_core.config import Config, TrainConfig, flat
+from grpo_core.distributed import ALONE, Muted, Ranks, sharding
 from grpo_core.errors import ConfigError
 from grpo_core.evaluation import evaluate
 from grpo_core.metrics import RunFolder
@@ -42,9 +46,13 @@ from grpo_core.update import Learner, Reference
 class TrainingStopped(Exception):
     """Training cannot go on; the message says why, the last checkpoint is intact."""
 
+    on_every_rank = True
+
 
 class Interrupted(Exception):
     """Ctrl-C or SIGTERM: the step was finished and a checkpoint saved."""
+
+    on_every_rank = True
 
     def __init__(self, message: str, signal: int) -> None:
         super().__init__(message)
@@ -68,8 +76,10 @@ class Trainer:
         watcher: Watcher,
         host: Host,
         resume: Path | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
-        self.config, self.rubric, self.run, self.watcher = config, rubric, run, watcher
+        self.config, self.rubric, self.run, self.ranks = config, rubric, run, ranks
+        self.watcher = watcher = watcher if ranks.world == 1 else Muted(watcher, ranks)
         self.rows, self.eval_rows, self.host = rows, eval_rows, host
         self.prompt = data.PromptTemplate(config.data.prompt)
         held_out = config.eval.prompt if config.eval else None
@@ -82,13 +92,20 @@ class Trainer:
         self.seconds: defaultdict[str, float] = defaultdict(float)
 
         train, engine = config.train, config.engine
+        if ranks.world > train.prompts_per_step:
+            raise ConfigError(
+                f"a group is never split, so {ranks.world} processes need as many prompts a "
+                f"step, and it is {train.prompts_per_step}",
+                ("train", "prompts_per_step"),
+            )
         self.accelerator = Accelerator(
+            cpu=not torch.accelerator.is_available(),
             mixed_precision=_mixed_precision(train.precision),
             log_with=list(train.trackers) or None,
             project_dir=str(run.path),
         )
-        if self.accelerator.num_processes > 1:
-            raise ConfigError("training on several processes is not supported yet; start one")
+        if self.accelerator.num_processes != ranks.world:
+            raise ConfigError("several processes are started by `grpo train` under a launcher")
         torch.manual_seed(train.seed)
         policy = load_policy(
             config.model.name,
@@ -115,6 +132,9 @@ class Trainer:
             kept = checkpoint.reference_folder(resume)
             start = load_model(str(kept or config.model.name), base_dir, config.model.dtype)
             self.reference.become(start)
+        sharding.shard(passes, self.accelerator, ranks.world)
+        if self.reference and self.reference.passes is not passes:
+            sharding.shard(self.reference.passes, self.accelerator, ranks.world)
         optimizer = torch.optim.AdamW(
             [p for p in passes.parameters() if p.requires_grad],
             lr=train.learning_rate,
@@ -125,8 +145,10 @@ class Trainer:
             self._restore(resume, optimizer)
         if train.compile:
             passes.compile(dynamic=True)
-        self.passes, self.optimizer = self.accelerator.prepare(passes, optimizer)
+        self.passes, self.optimizer = sharding.prepare(self.accelerator, passes, optimizer)
         self.policy = Policy(self.accelerator.unwrap_model(self.passes).model, policy.tokenizer)
+        if ranks.watch is not None:
+            self.policy.model.register_forward_hook(lambda *_: ranks.tick())
         self.learner = Learner(
             config,
             self.passes,
@@ -134,6 +156,7 @@ class Trainer:
             _objective(config, host),
             self.reference,
             self.accelerator,
+            ranks,
         )
 
     # --- the loop ---------------------------------------------------------------
@@ -147,8 +170,12 @@ class Trainer:
         if config.train.trackers:
             self.accelerator.init_trackers(self.run.path.name, config=flat(config.model_dump()))
         summary = self.run.read_summary() if self.first_step > 1 else {}
+        summary = self.ranks.gather(summary)[0]
+        workers = scoring.workers
+        if workers is None and self.ranks.local_world > 1:  # they share the machine's cores
+            workers = max(1, (os.cpu_count() or 1) // self.ranks.local_world)
         scorer = Scorer(
-            self.rubric, scoring.workers, memory_mb=scoring.memory_mb, executor=scoring.executor
+            self.rubric, workers, memory_mb=scoring.memory_mb, executor=scoring.executor
         )
         with scorer, self._signals():
             self.collector = Collector(
@@ -158,12 +185,14 @@ class Trainer:
                 self.rubric,
                 config.train.seed,
                 self.watcher,
+                self.ranks,
+                lambda: sharding.gathered(self.passes, self.accelerator),
             )
             if self.before is None:
                 self.before = self.evaluate(0)
             summary["before"] = self.before
-            self.run.write_summary(summary)
-            self._stop_if_asked("stopped before the first step")
+            self._once(lambda: self.run.write_summary(summary))
+            self._stop_if(self._asked_to_stop(), "stopped before the first step")
             for step in range(self.first_step, steps + 1):
                 line = self.step(step)
                 every = config.eval.every if config.eval else 0
@@ -172,22 +201,24 @@ class Trainer:
                 if step == steps:
                     summary["after"] = self.evaluate(step)
                     line |= _prefixed("eval/", summary["after"])
-                self.run.add_metrics(line)
+                self._once(partial(self.run.add_metrics, line))
                 self.accelerator.log({k: v for k, v in line.items() if v is not None}, step=step)
                 self.watcher.step(line)
                 self._notify("on_step", step=step, metrics=line)
                 save_every = config.train.save_every
-                if step == steps or self.stop_asked or (save_every and step % save_every == 0):
+                asked = self._asked_to_stop()
+                if step == steps or asked or (save_every and step % save_every == 0):
                     self.save(step)
                 if step < steps:
-                    self._stop_if_asked(f"stopped after step {step}; its checkpoint is saved")
+                    self._stop_if(asked, f"stopped after step {step}; its checkpoint is saved")
             if "after" not in summary:  # resumed when all steps were done
                 summary["after"] = self.evaluate(steps)
-        self.accelerator.end_training()
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
         summary["outcomes"] = _nested(self.outcomes)
         self.seconds["total"] += time.time() - self.started
         summary["seconds"] = {name: round(spent, 3) for name, spent in self.seconds.items()}
-        self.run.write_summary(summary)
+        self._once(lambda: self.run.write_summary(summary))
         return summary
 
     def step(self, step: int) -> dict[str, Any]:
@@ -292,7 +323,7 @@ class Trainer:
         self.seconds["evaluate"] += time.perf_counter() - started
         return found
 
-    def save(self, step: int) -> Path:
+    def save(self, step: int) -> None:
         """Write a checkpoint from which `--resume` goes on exactly."""
         seconds = dict(self.seconds) | {"total": self.seconds["total"] + time.time() - self.started}
         state = {
@@ -301,25 +332,31 @@ class Trainer:
             "seconds": seconds,
             "before": self.before,
         }
-        return checkpoint.save(
-            self.run.checkpoints_path,
-            step,
-            self.policy,
-            self.optimizer,
-            state,
-            self.config.train.keep,
-            say=self.watcher.say,
-            reference=(
-                self.reference.passes.model
-                if self.reference and self.config.grpo.sync_reference_every
-                else None
-            ),
+        reference = None
+        if self.reference and self.config.grpo.sync_reference_every:
+            reference = sharding.whole_model(self.reference.passes.model)
+        policy = sharding.whole_policy(self.policy, self.passes, self.accelerator)
+        optimizer = sharding.whole_optimizer(self.optimizer, self.accelerator)
+        self._once(
+            lambda: checkpoint.save(
+                self.run.checkpoints_path,
+                step,
+                policy,
+                optimizer,
+                state,
+                self.config.train.keep,
+                say=self.watcher.say,
+                reference=reference,
+            )
         )
+        self.ranks.gather(None)  # the others wait here, where waiting may take any time
 
     # --- parts ------------------------------------------------------------------
 
     def _restore(self, path: Path, optimizer: torch.optim.Optimizer) -> None:
-        checkpoint.restore(path, optimizer)
+        if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
+            raise ConfigError("a run under DeepSpeed keeps no optimizer state and cannot go on")
+        checkpoint.restore(path, sharding.Loading(optimizer))
         state = checkpoint.read_state(path)
         self.first_step, self.tokens = state["step"] + 1, state["num_tokens"]
         self.outcomes.update(state["outcomes"])
@@ -343,7 +380,15 @@ class Trainer:
         self._check_failures(rollout.table, step)
         return rollout
 
+    def _once(self, write: Callable[[], object]) -> None:
+        """Write something, on rank 0 alone, however long a full disk takes."""
+        if self.ranks.main:
+            with self.ranks.busy("writing"):
+                write()
+
     def _notify(self, hook: str, **arguments: Any) -> None:
+        if not self.ranks.main:
+            return
         for complaint in self.host.notify(hook, **arguments):
             self.watcher.say(complaint)
 
@@ -367,6 +412,8 @@ class Trainer:
         rollout: Rollout,
         extra: Mapping[str, list[Any]] = MappingProxyType({}),
     ) -> None:
+        if not self.ranks.main:
+            return
         prompts = [self.policy.render(sample.prompt) for sample in rollout.samples]
         extra = {
             "step": [step] * len(prompts),
@@ -374,11 +421,15 @@ class Trainer:
             **extra,
         }
         rows = metrics.sample_rows(rollout.samples, rollout.table, rollout.seconds, prompts, extra)
-        self.run.add_samples(name, rows)
+        self._once(lambda: self.run.add_samples(name, rows))
 
-    def _stop_if_asked(self, message: str) -> None:
-        if self.stop_asked:
-            raise Interrupted(message, self.stop_asked)
+    def _asked_to_stop(self) -> int | None:
+        """The signal, if any rank got one; all ranks hear the same."""
+        return next(filter(None, self.ranks.gather(self.stop_asked)), None)
+
+    def _stop_if(self, asked: int | None, message: str) -> None:
+        if asked:
+            raise Interrupted(message, asked)
 
     @contextmanager
     def _signals(self) -> Iterator[None]:

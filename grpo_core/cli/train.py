@@ -49,7 +49,6 @@ def train(
     ] = False,
 ) -> None:
     """Train a policy by GRPO; writes metrics, samples and checkpoints to runs/NAME."""
-    from grpo_core.errors import ConfigError
 
     job = prepare(config, overrides or [])
     missing = [name for name in NEEDS if importlib.util.find_spec(name) is None]
@@ -62,20 +61,64 @@ def train(
     import transformers
     from rich.console import Console
 
-    from grpo_core import checkpoint
-    from grpo_core.metrics import RunFolder
+    from grpo_core import distributed
+    from grpo_core.errors import RolloutError
     from grpo_core.rubric import ScoringError
     from grpo_core.trainer import Interrupted, Trainer, TrainingStopped
 
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     console = Console(stderr=True, highlight=False)
     say = functools.partial(console.print, markup=False, soft_wrap=True)
+    again = f"grpo train {config} {' '.join(overrides or [])}".rstrip() + " --resume"
+    deadline = max(term.deadline_s for term in job.rubric.terms)
+    try:
+        with distributed.join(job.config.train.stall_s + 2 * deadline) as ranks:
+            # rank 0 makes the folder, and only then do the others look
+            found = _start(job, config, resume, say) if ranks.main else None
+            found = ranks.gather(found)[0]
+            run = _run_folder(job, config, say)
+            with Display(console, job.config.train.steps, hidden=not ranks.main) as display:
+                summary = Trainer(
+                    job.config,
+                    job.base_dir,
+                    job.rubric,
+                    job.rows,
+                    job.eval_rows,
+                    run,
+                    display,
+                    job.host,
+                    resume=found,
+                    ranks=ranks,
+                ).train()
+    except Interrupted as stopped:
+        if ranks.main:
+            say(f"{stopped}. Go on with: {again}")
+        raise typer.Exit(128 + stopped.signal) from None
+    except (TrainingStopped, ScoringError, RolloutError) as stopped:
+        if ranks.main or not isinstance(stopped, TrainingStopped):  # that, all have
+            console.print("[bold red]stopped[/]:", end=" ")
+            say(str(stopped))
+        raise typer.Exit(1) from None
+    if ranks.main:
+        show_summary(summary, run)
+
+
+def _run_folder(job: Job, path: Path, say: Callable[[str], None]) -> RunFolder:
+    from grpo_core.metrics import RunFolder
+
     output = job.config.train.output_dir
-    path = Path(output) if output else Path("runs") / (job.config.name or config.stem)
-    run, found = RunFolder(path, say), None
+    return RunFolder(Path(output) if output else Path("runs") / (job.config.name or path.stem), say)
+
+
+def _start(job: Job, path: Path, resume: bool, say: Callable[[str], None]) -> Path | None:
+    """Make the run's folder, or take it up again; the checkpoint to go on from."""
+    from grpo_core import checkpoint
+    from grpo_core.errors import ConfigError
+
+    run, found = _run_folder(job, path, say), None
     if resume:
-        if not path.is_dir():
-            raise ConfigError(f"nothing to resume: there is no run in {path}")
+        if not run.path.is_dir():
+            raise ConfigError(f"nothing to resume: there is no run in {run.path}")
         _compare_config(job.config, run, say)
         found = checkpoint.latest(run.checkpoints_path, say)
     if found is not None:
@@ -86,29 +129,9 @@ def train(
         if resume:
             say("the run had no checkpoint yet; starting from the first step")
         if aside is not None:
-            say(f"{path} held a run; it is now {aside}")
+            say(f"{run.path} held a run; it is now {aside}")
     _write_config(job.config, run)
-    again = f"grpo train {config} {' '.join(overrides or [])}".rstrip() + " --resume"
-    with Display(console, job.config.train.steps) as display:
-        try:
-            summary = Trainer(
-                job.config,
-                job.base_dir,
-                job.rubric,
-                job.rows,
-                job.eval_rows,
-                run,
-                display,
-                job.host,
-                resume=found.resolve() if found else None,
-            ).train()
-        except Interrupted as stopped:
-            display.say(f"{stopped}. Go on with: {again}")
-            raise typer.Exit(128 + stopped.signal) from None
-        except (TrainingStopped, ScoringError) as stopped:
-            display.say(f"[bold red]stopped[/]: {stopped}")
-            raise typer.Exit(1) from None
-    show_summary(summary, run)
+    return found.resolve() if found else None
 
 
 def prepare(path: Path, overrides: Sequence[str]) -> Job:
@@ -172,7 +195,8 @@ def prepare(path: Path, overrides: Sequence[str]) -> Job:
             ("grpo", "objective"),
             str(path),
         )
-    registered(host.rollouts, config.rollout.backend, "rollout", "backend")
+    if config.rollout.backend not in configs.BACKENDS:
+        registered(host.rollouts, config.rollout.backend, "rollout", "backend")
     needed: list[tuple[str, str, tuple[str | int, ...]]] = [
         (tracker, tracker, ("train", "trackers", i))
         for i, tracker in enumerate(config.train.trackers)
@@ -181,6 +205,8 @@ def prepare(path: Path, overrides: Sequence[str]) -> Job:
         needed.append(("ray", "ray", ("scoring", "executor")))
     if config.model.lora:
         needed.append(("peft", "lora", ("model", "lora")))
+    if config.rollout.backend == "vllm":
+        needed.append(("httpx2", "vllm", ("rollout", "backend")))
     for module, extra, key in needed:
         if importlib.util.find_spec(module) is None:
             raise ConfigError(
@@ -245,7 +271,7 @@ def _compare_config(config: Config, run: RunFolder, say: Callable[[str], None]) 
 class Display:
     """A progress bar with what matters; plain lines where the output is no terminal."""
 
-    def __init__(self, console: Any, steps: int) -> None:
+    def __init__(self, console: Any, steps: int, hidden: bool = False) -> None:
         from rich.progress import (
             BarColumn,
             MofNCompleteColumn,
@@ -266,7 +292,7 @@ class Display:
             TimeRemainingColumn(),
             TextColumn("[dim]{task.fields[phase]}"),
             console=console,
-            disable=not console.is_terminal,
+            disable=hidden or not console.is_terminal,
         )
         self.task = self.progress.add_task("train", total=steps, figures="", phase="loading")
 

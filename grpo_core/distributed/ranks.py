@@ -143,7 +143,8 @@ def _leave(ranks: Ranks) -> None:
     assert ranks.watch is not None
     ranks.gather(None)
     ranks.watch.close()
-    dist.destroy_process_group()
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _store(rank: int, group: Any) -> Any:
