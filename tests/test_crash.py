@@ -242,6 +242,7 @@ class TestKilled:
 
 
 class TestWhatIsNotStored:
+    @pytest.mark.slow
     def test_no_generator_of_the_process_matters(self, grpo):
         """Why a checkpoint holds no state of random generators: nothing draws from them."""
         (grpo.folder / "noise.py").write_text(
@@ -349,7 +350,7 @@ class TestFullDisk:
         yield project / "runs"
         subprocess.run(["umount", "--lazy", str(project / "runs")], check=True)
 
-    @pytest.mark.parametrize("free_kb", [0, 150])
+    @pytest.mark.parametrize("free_kb", [0, pytest.param(150, marks=pytest.mark.slow)])
     def test_a_run_waits_for_space_and_loses_nothing(self, grpo, small, free_kb):
         """Full from the start, or within the first checkpoint."""
         whole, _ = grpo.whole()
