@@ -46,6 +46,7 @@ def shard(passes: nn.Module, accelerator: Accelerator, world: int) -> None:
         if half
         else MixedPrecisionPolicy(),
         "offload_policy": plugin.cpu_offload or OffloadPolicy(),
+        "reshard_after_forward": True,  # of the outermost, too: its parameters are then parts
     }
     if half:
         passes.float()
@@ -54,8 +55,8 @@ def shard(passes: nn.Module, accelerator: Accelerator, world: int) -> None:
     blocks = set(getattr(base, "_no_split_modules", None) or ())
     for module in list(passes.modules()):
         if type(module).__name__ in blocks:
-            fully_shard(module, reshard_after_forward=True, **how)
-    fully_shard(passes, reshard_after_forward=False, **how)
+            fully_shard(module, **how)
+    fully_shard(passes, **how)
     with torch.no_grad():  # the first forward decides which module is the outermost
         passes([Group([0], [[0]])])
 
@@ -100,7 +101,7 @@ def gathered(passes: Any, accelerator: Accelerator) -> Iterator[None]:
         yield
     finally:
         for part in parts:
-            part.set_reshard_after_forward(part is not passes, recurse=False)
+            part.set_reshard_after_forward(True, recurse=False)
             part.reshard()
 
 

@@ -76,7 +76,7 @@ class Passes(nn.Module):
 
         def spread(value: Tensor) -> Tensor:
             flat = value.new_zeros(mask.numel()).index_copy(0, place, value)
-            return flat.view(mask.shape)
+            return flat.view(mask.shape).clone()  # FSDP warns of views
 
         logp, entropies = values
         return TokenLogps(
