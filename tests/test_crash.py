@@ -29,33 +29,50 @@ from grpo_core.errors import ConfigError  # noqa: E402
 from grpo_core.metrics import RunFolder  # noqa: E402
 
 FORKER = """
-import json, os, sys, traceback
+import json, os, socket, sys, traceback
 import torch, transformers, accelerate, pyarrow.parquet
 import grpo_core.trainer
 from grpo_core import disk
 from grpo_core.cli import main
 
 disk.RETRY_S = 0.1
+
+
+def run(folder, arguments, rank, ranks, port):
+    os.chdir(folder)
+    if ranks > 1:
+        os.environ |= {
+            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks),
+            "LOCAL_WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+        }
+    log = os.open("log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1), os.dup2(log, 2)
+    sys.argv = ["grpo", *arguments]
+    try:
+        main()
+    except SystemExit as left:
+        return left.code or 0
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    finally:
+        sys.stderr.flush()
+    return 0
+
+
 print("ready", flush=True)
 for line in sys.stdin:
-    folder, *arguments = json.loads(line)
-    pid = os.fork()
-    if not pid:
-        os.chdir(folder)
-        log = os.open("log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(log, 1), os.dup2(log, 2)
-        sys.argv, code = ["grpo", *arguments], 0
-        try:
-            main()
-        except SystemExit as left:
-            code = left.code or 0
-        except BaseException:
-            traceback.print_exc()
-            code = 1
-        sys.stderr.flush()
-        os._exit(code)
-    print(pid, flush=True)
-    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+    folder, ranks, *arguments = json.loads(line)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    pids = []
+    for rank in range(ranks):
+        pids.append(os.fork())
+        if not pids[-1]:
+            os._exit(run(folder, arguments, rank, ranks, port))
+    print(json.dumps(pids), flush=True)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+    print(codes[0], flush=True)
 """
 
 
@@ -75,28 +92,31 @@ class Grpo:
     undisturbed: ClassVar[dict] = {}
 
     def __init__(self, forker, folder):
-        self.forker, self.folder, self.plugins, self.exit = forker, folder, [], 0
+        self.forker, self.folder, self.exit = forker, folder, 0
+        self.plugins, self.ranks = [], 1
 
     def whole(self, *settings):
         """What the undisturbed run leaves, and how long it takes; run once for all tests."""
-        if settings not in self.undisturbed:
+        key = (self.ranks, *settings)
+        if key not in self.undisturbed:
             started = time.monotonic()
             assert self.run(*settings, "name=whole") == 0, self.told()
             took = time.monotonic() - started
-            self.undisturbed[settings] = outcome(self.folder / "runs" / "whole"), took
-        return self.undisturbed[settings]
+            self.undisturbed[key] = outcome(self.folder / "runs" / "whole"), took
+        return self.undisturbed[key]
 
     def start(self, *arguments):
-        command = [str(self.folder), *self.plugins, "train", "grpo.yaml", *arguments]
-        self.forker.stdin.write(json.dumps(command) + "\n")
+        command = [*self.plugins, "train", "grpo.yaml", *arguments]
+        self.forker.stdin.write(json.dumps([str(self.folder), self.ranks, *command]) + "\n")
         self.forker.stdin.flush()
-        self.pid, self.exit = int(self.forker.stdout.readline()), None
+        self.pids, self.exit = json.loads(self.forker.stdout.readline()), None
+        self.pid = self.pids[0]
 
     def ended(self, within=0.0):
         return bool(select.select([self.forker.stdout], [], [], within)[0])
 
     def code(self):
-        """Its exit code, once it has ended; negative for a signal."""
+        """Its exit code (of rank 0), once it has ended; negative for a signal."""
         assert self.ended(120), f"the run hangs: {self.told()}"
         self.exit = int(self.forker.stdout.readline())
         return self.exit
@@ -106,8 +126,9 @@ class Grpo:
         return self.code()
 
     def signal(self, number):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, number)
+        for pid in self.pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
 
     def workers(self):
         tasks = Path(f"/proc/{self.pid}/task").glob("*/children")
@@ -227,6 +248,11 @@ class TestKilled:
     @pytest.mark.slow
     def test_with_adapters(self, grpo):
         assert kill_loop(grpo, LORA, kills=8, steps=12) > 1
+
+    @pytest.mark.slow
+    def test_with_two_processes(self, grpo):
+        grpo.ranks = 2
+        assert kill_loop(grpo, HARD, kills=8, steps=12) > 1
 
     def test_before_its_first_checkpoint_it_starts_again(self, grpo):
         settings = ["train.save_every=0", "eval=null", "name=cut"]
