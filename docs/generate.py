@@ -80,6 +80,7 @@ def config_page() -> str:
         ("rubric.tags", rubric.TagsConfig),
         ("grpo", config.GrpoConfig),
         ("rollout", config.RolloutConfig),
+        ("rollout.correction", config.CorrectionConfig),
         ("train", config.TrainConfig),
         ("eval", config.EvalConfig),
         ("scoring", config.ScoringConfig),

@@ -20,6 +20,8 @@ from grpo_core.errors import ConfigError, from_validation, nearest
 from grpo_core.plugins import Host, load_plugins
 from grpo_core.rubric import Rubric, RubricConfig
 
+BACKENDS = ("continuous", "vllm")
+"""Values of `rollout.backend` that need no plugin."""
 OBJECTIVES = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo", "cispo", "sapo", "vespo")
 
 
@@ -130,11 +132,36 @@ class GrpoConfig(Section):
     """Leave completions that were cut off out of the loss."""
 
 
+class CorrectionConfig(Section):
+    """Importance weights for tokens that another program drew (docs/rollouts.md)."""
+
+    how: Literal["auto", "none", "truncate", "mask"] = "auto"
+    """Ratios of the trainer's probability to the sampler's weigh the loss: limited to
+    [floor, cap], or 0 beyond. `auto`: none for the built-in sampler, truncate for others."""
+    level: Literal["token", "sequence"] = "token"
+    """The ratio of each token, or the product over a completion at all of its tokens."""
+    cap: float | None = Field(default=2.0, gt=0)
+    """The largest ratio; none: no limit."""
+    floor: float | None = Field(default=None, ge=0)
+    """The smallest ratio."""
+
+
 class RolloutConfig(Section):
     """How completions are drawn."""
 
     backend: str | None = None
-    """A plugin's backend, by name, in place of the built-in sampler."""
+    """In place of the built-in sampler: `continuous` (transformers' continuous batching),
+    `vllm` (a server), or a plugin's backend, by name."""
+    server: str | None = Field(default=None, pattern=r"^https?://[^/]")
+    """Of the backend vllm: where it listens, as in http://localhost:8000."""
+    weights_dir: str | None = None
+    """Of the backend vllm: a folder that it sees under the same path, for the weights after
+    each update (/dev/shm/NAME on one machine); the run's folder when not given."""
+    timeout_s: float = Field(default=300.0, gt=0)
+    """Of the backend vllm: what one request may take."""
+    patience_s: float = Field(default=120.0, ge=0)
+    """Of the backend vllm: how long after its first failure a request is tried again."""
+    correction: CorrectionConfig = CorrectionConfig()
     max_tokens: int = Field(default=256, gt=0)
     """Tokens a completion may have."""
     temperature: float = Field(default=1.0, gt=0)
@@ -329,6 +356,12 @@ def _check_together(config: Config) -> None:
     grpo = config.grpo
     if grpo.objective == "cispo" and grpo.epsilon_high is None:
         raise ConfigError("cispo needs it, the cap on ratios (as in 5.0)", ("grpo", "epsilon_high"))
+    _check_rollout(config.rollout)
+    if grpo.top_entropy < 1 and config.rollout.backend in BACKENDS:
+        raise ConfigError(
+            f"needs entropies, and rollout.backend {config.rollout.backend} tells none",
+            ("grpo", "top_entropy"),
+        )
     if grpo.minibatches > config.train.prompts_per_step:
         raise ConfigError(
             f"{grpo.minibatches} parts of whole groups need as many prompts, and "
@@ -357,6 +390,24 @@ def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             dotted[f"{prefix}{key}"] = str(value)
     return dotted
+
+
+def _check_rollout(rollout: RolloutConfig) -> None:
+    if rollout.backend == "vllm" and rollout.server is None:
+        raise ConfigError("vllm needs it, as in http://localhost:8000", ("rollout", "server"))
+    if rollout.backend != "vllm" and rollout.server is not None:
+        raise ConfigError("is of rollout.backend: vllm alone", ("rollout", "server"))
+    if rollout.backend in BACKENDS:
+        for key, neutral in (("top_p", 1.0), ("top_k", 0), ("min_p", 0.0)):
+            if getattr(rollout, key) != neutral:
+                raise ConfigError(
+                    f"rollout.backend {rollout.backend} draws from all tokens: the "
+                    "log-probabilities it gives would be of those left over",
+                    ("rollout", key),
+                )
+    cap, floor = rollout.correction.cap, rollout.correction.floor
+    if cap is not None and floor is not None and floor > cap:
+        raise ConfigError(f"is above the cap, {cap:g}", ("rollout", "correction", "floor"))
 
 
 def host_for(config: PluginsConfig) -> Host:

@@ -1,4 +1,4 @@
-"""ConfigError, and how a failed validation becomes one line a person can act on."""
+"""Errors that end a command, and how a failed validation becomes one line a person can act on."""
 
 from __future__ import annotations
 
@@ -26,6 +26,10 @@ class ConfigError(Exception):
     def __str__(self) -> str:
         parts = [self.file, ".".join(map(str, self.key)), self.message]
         return ": ".join(part for part in parts if part)
+
+
+class RolloutError(Exception):
+    """Completions cannot be drawn any more; `str()` is one line that says why and what to do."""
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

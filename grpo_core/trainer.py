@@ -8,6 +8,7 @@ its groups and makes its passes; rank 0 alone writes and shows.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import signal
@@ -37,7 +38,7 @@ from grpo_core.passes import self_check
 from grpo_core.plugins import Host
 from grpo_core.policy import Policy, load_model, load_policy
 from grpo_core.rewards import Outcome
-from grpo_core.rollout import Sampling, draw
+from grpo_core.rollout import Sampling, continuous, draw
 from grpo_core.rubric import Rubric, Table
 from grpo_core.scoring import Scorer
 from grpo_core.update import Learner, Reference
@@ -180,14 +181,15 @@ class Trainer:
         with scorer, self._signals():
             self.collector = Collector(
                 self.policy,
-                _backend(config, self.host),
+                _backend(config, self.host, self.run.path / "weights", self.watcher.say),
                 scorer,
                 self.rubric,
                 config.train.seed,
                 self.watcher,
                 self.ranks,
-                lambda: sharding.gathered(self.passes, self.accelerator),
+                self._drawing,
             )
+            self._sync()
             if self.before is None:
                 self.before = self.evaluate(0)
             summary["before"] = self.before
@@ -240,6 +242,7 @@ class Trainer:
         if self.reference is not None and every and step % every == 0:
             self.reference.become(self.policy.model)
         line["time/update"] = time.perf_counter() - updating
+        line |= self._sync()
         line["num_tokens"] = self.tokens
         line["step_time"] = time.perf_counter() - started
         for name, spent in line.items():
@@ -386,6 +389,24 @@ class Trainer:
             with self.ranks.busy("writing"):
                 write()
 
+    def _drawing(self) -> contextlib.AbstractContextManager[None]:
+        """Around drawing: whole weights, or patience with a server that has its own."""
+        if self.config.rollout.backend == "vllm":
+            return self.ranks.busy("drawing")
+        return sharding.gathered(self.passes, self.accelerator)
+
+    def _sync(self) -> dict[str, float]:
+        """Give the weights to a backend that keeps a copy of its own (it has a `sync`)."""
+        sync = getattr(self.collector.draw, "sync", None)
+        if sync is None:
+            return {}
+        started = time.perf_counter()
+        whole = sharding.whole_policy(self.policy, self.passes, self.accelerator)
+        with self.ranks.busy("sending weights"):
+            sync(whole, main=self.ranks.main)
+        self.ranks.gather(None)  # nobody draws before the server has them
+        return {"time/sync": time.perf_counter() - started}
+
     def _notify(self, hook: str, **arguments: Any) -> None:
         if not self.ranks.main:
             return
@@ -471,9 +492,22 @@ def _objective(config: Config, host: Host) -> Objective:
     return OBJECTIVES[name] if name in OBJECTIVES else host.objectives[name]()
 
 
-def _backend(config: Config, host: Host) -> Draw:
-    name = config.rollout.backend
-    return draw if name is None else host.rollouts[name]()
+def _backend(config: Config, host: Host, folder: Path, say: Callable[[str], None]) -> Draw:
+    rollout = config.rollout
+    if rollout.backend is None:
+        return draw
+    if rollout.backend == "continuous":
+        return continuous.draw
+    if rollout.backend == "vllm":
+        from grpo_core.rollout.vllm import Server  # needs the extra
+
+        assert rollout.server is not None  # config saw to that
+        if rollout.weights_dir is not None:
+            folder = Path(rollout.weights_dir)
+        times = {"timeout_s": rollout.timeout_s, "patience_s": rollout.patience_s}
+        return Server(rollout.server, folder, **times, say=say)
+    backend: Draw = host.rollouts[rollout.backend]()
+    return backend
 
 
 def _sampling(config: Config) -> Sampling:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,12 +24,14 @@ from grpo_core.algorithm import (
     count,
     entropy_bonus,
     high_entropy_mask,
+    mismatch_weights,
     policy_loss,
 )
 from grpo_core.collect import Rollout
 from grpo_core.config import Config
 from grpo_core.distributed import ALONE, Ranks
 from grpo_core.distributed.sharding import clip_grad_norm, sharded
+from grpo_core.errors import ConfigError
 from grpo_core.metrics import Metrics
 from grpo_core.passes import Group, Passes, TokenLogps, micro_batches
 
@@ -92,8 +95,10 @@ class Learner:
 
         `advantages` is [batch] or [batch, time], a row a sample. Old
         log-probabilities are those of the first visit, as long as nothing has been
-        learnt from the rollout by then; after that the sampler's. Samples that can
-        change nothing are left out of the passes, not out of the averages.
+        learnt from the rollout by then; after that the sampler's. Where the sampler is
+        another program they are the trainer's own throughout, which takes passes without
+        gradient before the first of several steps. Samples that can change nothing are
+        left out of the passes, not out of the averages.
         """
         grpo = self.config.grpo
         mean = _TokenMean()
@@ -101,6 +106,8 @@ class Learner:
         groups = len(rollout.completions) // grpo.group_size
         parts = [range(i, groups, grpo.minibatches) for i in range(grpo.minibatches)]
         self.passes.train()
+        if grpo.iterations * grpo.minibatches > 1 and visit.foreign:
+            visit.look(parts)
         norms: list[float] = []
         for iteration in range(grpo.iterations):
             visit.first = iteration == 0
@@ -146,10 +153,28 @@ class _Visit:
         """Whether this is the first iteration, when the reference has not been asked yet."""
         self.learnt = False
         """Whether the policy has moved since the rollout was drawn."""
+        self.correction = self.config.rollout.correction
+        self.corrects = self.correction.how in ("truncate", "mask") or (
+            self.correction.how == "auto" and self.config.rollout.backend is not None
+        )
+        unknown = any(math.isnan(logp) for c in rollout.completions for logp in c.logps)
+        self.foreign = self.corrects or unknown
+        """Whether the sampler's log-probabilities cannot stand in for the trainer's."""
         self.weights = self._token_weights()
         self.updates = self.grpo.iterations * self.grpo.minibatches
         self.divisor: Tensor = torch.zeros(())
         self.tokens: Tensor = torch.zeros(())
+
+    @torch.no_grad()
+    def look(self, parts: Sequence[Sequence[int]]) -> None:
+        """Take the trainer's own log-probabilities of the whole rollout as the old ones."""
+        for part in parts:
+            for turn in self.turns_of(part):
+                order, groups = self._read_by(turn)
+                read: TokenLogps = self.learner.passes(groups)
+                if turn.counts:
+                    self._keep(order, read.logp, read.mask)
+                self.learner.ranks.tick()
 
     def turns_of(self, part: Sequence[int]) -> list[Turn]:
         """The passes of this rank over some groups, as many as of every other rank.
@@ -205,16 +230,8 @@ class _Visit:
 
     def loss(self, turn: Turn) -> Float[Tensor, ""]:
         """The share of one pass in the loss of its part; 0 of one that does not count."""
-        grpo, size = self.grpo, self.grpo.group_size
-        batch = turn.batch
-        order = [g * size + j for g, rows in batch for j in rows]
-        groups = [
-            Group(
-                self.rollout.prompt_ids[g * size],
-                [self.rollout.completions[g * size + j].ids for j in rows],
-            )
-            for g, rows in batch
-        ]
+        grpo = self.grpo
+        order, groups = self._read_by(turn)
         if self.first and self.learner.reference is not None:
             # before the policy's own pass: both may be spread over the ranks
             self._ask_reference(self.learner.reference, order, groups)
@@ -222,16 +239,20 @@ class _Visit:
         logp, mask = read.logp, read.mask
         if not turn.counts:
             return logp.sum() * 0.0
-        drawn = _stack([self.rollout.completions[n].logps for n in order], logp)
         if not self.learnt:
-            for row, n in enumerate(order):
-                self.old[n] = logp[row, : self._length(n)].detach()
-            self.mean.add("sampling/logp_difference", (logp.detach() - drawn).abs(), mask)
+            self._keep(order, logp.detach(), mask)
+        drawn = _stack([self.rollout.completions[n].logps for n in order], logp)
         old = _stack([self.old.get(n, drawn[row]) for row, n in enumerate(order)], logp)
         keep = (
             mask & torch.tensor([not self._dropped(n) for n in order], device=mask.device)[:, None]
         )
-        weights = _stack([self.weights[n] for n in order], logp) if self.weights else None
+        chosen = _stack([self.weights[n] for n in order], logp) if self.weights else None
+        weights = chosen
+        if self.corrects and grpo.objective == "vespo":  # which weighs by that ratio itself
+            old = torch.where(drawn.isnan(), old, drawn)
+        elif self.corrects:
+            ratios = self._ratios(old, drawn, mask)
+            weights = ratios if chosen is None else chosen * ratios
         loss = policy_loss(
             logp,
             old,
@@ -252,12 +273,56 @@ class _Visit:
         )
         value = loss.value
         if read.entropy is not None:
-            acting = keep if weights is None else keep * (weights != 0)
+            acting = keep if chosen is None else keep * (chosen != 0)
             value = value - grpo.entropy_coef * entropy_bonus(read.entropy, acting, self.tokens)
         self.mean.total("loss", float(value.detach()) / self.updates)
         for name, each in loss.metrics.items():
             self.mean.add(name, each.expand_as(mask), mask)
         return value
+
+    def _read_by(self, turn: Turn) -> tuple[list[int], list[Group]]:
+        """The samples that a pass reads, in its order, and how it is given them."""
+        size = self.grpo.group_size
+        order = [g * size + j for g, rows in turn.batch for j in rows]
+        groups = [
+            Group(
+                self.rollout.prompt_ids[g * size],
+                [self.rollout.completions[g * size + j].ids for j in rows],
+            )
+            for g, rows in turn.batch
+        ]
+        return order, groups
+
+    def _keep(self, order: Sequence[int], logp: Tensor, mask: Tensor) -> None:
+        """Keep samples' own log-probabilities of before the first step, and measure how far
+        the sampler's are from them; once a sample."""
+        if all(n in self.old for n in order):
+            return
+        for row, n in enumerate(order):
+            self.old[n] = logp[row, : self._length(n)]
+        drawn = _stack([self.rollout.completions[n].logps for n in order], logp)
+        known = (mask != 0) & ~drawn.isnan()
+        difference = torch.where(known, logp - drawn, 0.0)
+        self.mean.add("sampling/sampling_logp_difference/mean", difference.abs(), known)
+        self.mean.extreme("sampling/sampling_logp_difference/max", difference.abs()[known])
+        self.mean.add("sampling/kl", difference.exp() - 1 - difference, known)
+        if self.corrects and self.grpo.objective != "vespo":
+            ratios = self._ratios(logp, drawn, mask)
+            self.mean.add("sampling/importance_sampling_ratio/mean", ratios, known)
+            for end in ("min", "max"):
+                self.mean.extreme(f"sampling/importance_sampling_ratio/{end}", ratios[known])
+
+    def _ratios(self, own: Tensor, drawn: Tensor, mask: Tensor) -> Tensor:
+        how = self.correction
+        return mismatch_weights(
+            own,
+            drawn,
+            mask,
+            level=how.level,
+            how="mask" if how.how == "mask" else "truncate",
+            cap=how.cap,
+            floor=how.floor,
+        )
 
     def _length(self, n: int) -> int:
         return len(self.rollout.completions[n].ids)
@@ -284,6 +349,11 @@ class _Visit:
         if self.grpo.top_entropy == 1.0:
             return {}
         completions = self.rollout.completions
+        if any(len(c.entropies) != len(c.ids) for c in completions):
+            raise ConfigError(
+                f"rollout.backend {self.config.rollout.backend} tells no entropies",
+                ("grpo", "top_entropy"),
+            )
         like = torch.zeros(len(completions), max(len(c.ids) for c in completions))
         entropies = _stack([c.entropies for c in completions], like)
         kept = [[float(not self._dropped(n))] * len(c.ids) for n, c in enumerate(completions)]
@@ -320,10 +390,11 @@ def _stack(rows: Sequence[Tensor | Sequence[float]], like: Tensor) -> Tensor:
 
 
 class _TokenMean:
-    """Means over all completion tokens of a step, and plain sums."""
+    """Means over all completion tokens of a step, plain sums, and extremes."""
 
     def __init__(self) -> None:
         self._sums: dict[str, float] = {}
+        self._extremes: dict[str, float] = {}
         self._counts: Counter[str] = Counter()
 
     @classmethod
@@ -334,14 +405,26 @@ class _TokenMean:
             whole._counts.update(each._counts)
             for name, value in each._sums.items():
                 whole.total(name, value)
+            for name, value in each._extremes.items():
+                whole.extreme(name, torch.tensor([value]))
         return whole
 
     def add(self, name: str, values: Tensor, mask: Tensor) -> None:
         self._sums[name] = self._sums.get(name, 0.0) + float((values * mask).sum())
         self._counts[name] += int(mask.sum())
 
+    def extreme(self, name: str, values: Tensor) -> None:
+        """The smallest or largest value, as the name ends in min or max."""
+        if values.numel():
+            pick = min if name.endswith("min") else max
+            new = float(values.min() if pick is min else values.max())
+            self._extremes[name] = pick(self._extremes.get(name, new), new)
+
     def total(self, name: str, value: float) -> None:
         self._sums[name] = self._sums.get(name, 0.0) + value
 
     def means(self) -> Metrics:
-        return {name: value / (self._counts[name] or 1) for name, value in self._sums.items()}
+        means: Metrics = {
+            name: value / (self._counts[name] or 1) for name, value in self._sums.items()
+        }
+        return means | self._extremes
