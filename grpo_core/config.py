@@ -162,6 +162,7 @@ class RolloutConfig(Section):
     patience_s: float = Field(default=120.0, ge=0)
     """Of the backend vllm: how long after its first failure a request is tried again."""
     correction: CorrectionConfig = CorrectionConfig()
+    """What is done about it when the sampler's probabilities are not the trainer's."""
     max_tokens: int = Field(default=256, gt=0)
     """Tokens a completion may have."""
     temperature: float = Field(default=1.0, gt=0)
@@ -174,6 +175,12 @@ class RolloutConfig(Section):
     """Draw among tokens at least this share as likely as the likeliest (arXiv 2407.01082)."""
     batch_size: int = Field(default=256, gt=0)
     """Completions drawn at a time; bounds the memory of the cache."""
+
+    @property
+    def corrects(self) -> bool:
+        """Whether tokens get importance weights."""
+        how = self.correction.how
+        return self.backend is not None if how == "auto" else how != "none"
 
 
 class EngineConfig(Section):

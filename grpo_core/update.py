@@ -154,9 +154,7 @@ class _Visit:
         self.learnt = False
         """Whether the policy has moved since the rollout was drawn."""
         self.correction = self.config.rollout.correction
-        self.corrects = self.correction.how in ("truncate", "mask") or (
-            self.correction.how == "auto" and self.config.rollout.backend is not None
-        )
+        self.corrects = self.config.rollout.corrects
         unknown = any(math.isnan(logp) for c in rollout.completions for logp in c.logps)
         self.foreign = self.corrects or unknown
         """Whether the sampler's log-probabilities cannot stand in for the trainer's."""
@@ -351,7 +349,7 @@ class _Visit:
         completions = self.rollout.completions
         if any(len(c.entropies) != len(c.ids) for c in completions):
             raise ConfigError(
-                f"rollout.backend {self.config.rollout.backend} tells no entropies",
+                f"the backend that drew, {self.config.rollout.backend}, tells no entropies",
                 ("grpo", "top_entropy"),
             )
         like = torch.zeros(len(completions), max(len(c.ids) for c in completions))
