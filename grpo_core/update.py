@@ -216,7 +216,8 @@ class _Visit:
         batches = micro_batches(
             [self._prompt_length(g) for g in groups],
             [[self._length(g * size + j) for j in chosen[g]] for g in groups],
-            self.config.train.tokens_per_micro_batch,
+            self.config.train.tokens_per_micro_batch
+            or (1024 if self.device.type == "cpu" else 16384),
             inner.form,
             hidden_size=getattr(inner.model.config.get_text_config(), "hidden_size", 1024),
             sort=self.config.engine.sort_by_length,
@@ -303,7 +304,7 @@ class _Visit:
         difference = torch.where(known, logp - drawn, 0.0)
         self.mean.add("sampling/sampling_logp_difference/mean", difference.abs(), known)
         self.mean.extreme("sampling/sampling_logp_difference/max", difference.abs()[known])
-        self.mean.add("sampling/kl", difference.exp() - 1 - difference, known)
+        self.mean.add("sampling/kl", difference.expm1() - difference, known)
         if self.corrects and self.grpo.objective != "vespo":
             ratios = self._ratios(logp, drawn, mask)
             self.mean.add("sampling/importance_sampling_ratio/mean", ratios, known)
