@@ -305,18 +305,16 @@ class TestPreempted:
         assert_same(run, grpo.whole(*settings)[0])
 
     def test_a_second_sigterm_stops_at_once(self, grpo):
+        begun = grpo.folder / "begun"
         (grpo.folder / "my_rewards.py").write_text(
-            "import time\n\ndef digits(completions, **_):\n    time.sleep(600)\nbrevity = digits\n"
+            "import pathlib, time\n\n"
+            "def digits(completions, **_):\n"
+            f"    pathlib.Path({str(begun)!r}).touch()\n"
+            "    time.sleep(600)\n\n"
+            "brevity = digits\n"
         )
         grpo.start("eval=null")
-        status = Path(f"/proc/{grpo.pid}/status")
-        caught = signal.SIGTERM - 1
-
-        def listens():
-            mask = status.read_text().partition("SigCgt:")[2].split()[0]
-            return int(mask, 16) >> caught & 1
-
-        assert grpo.wait_for(listens)
+        assert grpo.wait_for(begun.exists), grpo.told()
         grpo.signal(signal.SIGTERM)
         assert grpo.wait_for(lambda: "again: stop at once" in grpo.told())
         grpo.signal(signal.SIGTERM)
