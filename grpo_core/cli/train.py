@@ -5,6 +5,7 @@ What the terminal shows of a run is here; what is written to disk is `metrics`.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import sys
@@ -306,7 +307,7 @@ class Display:
     def phase(self, what: str, step: int) -> None:
         self.progress.update(self.task, phase=what)
         if not self.console.is_terminal and what.startswith("evaluating"):
-            self.console.print(f"step {step}: {what}")
+            self.say(f"step {step}: {what}")
 
     def step(self, line: dict[str, Any]) -> None:
         figures = f"reward {_figure(line['reward'])}  length {line['completions/mean_length']:.0f}"
@@ -316,12 +317,12 @@ class Display:
             figures += f"  pass@1 {line['eval/pass@1']:.3f}"
         self.progress.update(self.task, completed=line["step"], figures=figures)
         if not self.console.is_terminal and (line["step"] % 10 == 0 or line["step"] == self.steps):
-            self.console.print(
-                f"step {line['step']}/{self.steps}  {figures}  {line['step_time']:.2f} s"
-            )
+            self.say(f"step {line['step']}/{self.steps}  {figures}  {line['step_time']:.2f} s")
 
     def say(self, text: str) -> None:
-        self.console.print(text)
+        """A line. A log that goes to a full disk, or to nobody any more, ends no run."""
+        with contextlib.suppress(OSError):
+            self.console.print(text, markup=False, soft_wrap=True)
 
 
 def show_summary(summary: dict[str, Any], run: RunFolder) -> None:
