@@ -93,12 +93,6 @@ class Trainer:
         self.seconds: defaultdict[str, float] = defaultdict(float)
 
         train, engine = config.train, config.engine
-        if ranks.world > train.prompts_per_step:
-            raise ConfigError(
-                f"a group is never split, so {ranks.world} processes need as many prompts a "
-                f"step, and it is {train.prompts_per_step}",
-                ("train", "prompts_per_step"),
-            )
         self.accelerator = Accelerator(
             cpu=not torch.accelerator.is_available(),
             mixed_precision=_mixed_precision(train.precision),

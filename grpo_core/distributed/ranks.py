@@ -100,15 +100,20 @@ class Muted:
             self.shown.say(text)
 
 
+def launched() -> int:
+    """How many processes `accelerate launch` or `torchrun` started; 1 if neither did."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 @contextmanager
 def join(stall_s: float) -> Iterator[Ranks]:
-    """The ranks that `accelerate launch` or `torchrun` started; one if neither did.
+    """The processes that were launched, as ranks of one run.
 
     When one leaves with an exception, dies, or when for `stall_s` seconds none makes any
     progress, all end within a minute, and the reason is on the terminal. An exception whose
     `on_every_rank` is true is raised on all alike and ends nothing else.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    world = launched()
     if world == 1:
         yield ALONE
         return

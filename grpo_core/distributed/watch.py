@@ -101,7 +101,8 @@ class Watch:
     def fail(self, error: BaseException) -> None:
         """Tell the others why this rank leaves, and stay until they know."""
         if _is_of_a_peer(error):  # somebody else's end: hear whose
-            time.sleep(LOST_S + 5 * BEAT_S)
+            with self.waiting():
+                time.sleep(LOST_S + 5 * BEAT_S)
         self._decide(f"rank {self.rank} failed in phase {self._phase!r}: {_text(error)}")
         self._closed = True
         deadline = time.monotonic() + 5 * BEAT_S
