@@ -5,6 +5,7 @@ Runs are real ones of a tiny model, in processes forked from one that has torch 
 
 import contextlib
 import errno
+import io
 import json
 import os
 import random
@@ -22,6 +23,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import pyarrow.parquet as parquet  # noqa: E402
+from rich.console import Console  # noqa: E402
 
 from grpo_core import disk  # noqa: E402
 from grpo_core.cli import train as command  # noqa: E402
@@ -431,6 +433,19 @@ class TestFullDisk:
         with pytest.raises(OSError, match="Input/output"):
             run.add_metrics({"step": 1})
         assert run.read_metrics() == []
+
+
+def test_a_log_on_a_full_disk_ends_no_run():
+    class Full(io.StringIO):
+        def flush(self):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    display = command.Display(Console(file=Full()), steps=1)
+    display.phase("evaluating", 0)
+    display.say("SIGTERM: finishing this step")
+    display.step(
+        {"step": 1, "reward": 0.5, "completions/mean_length": 8, "kl": None, "step_time": 1.0}
+    )
 
 
 class TestRewinding:
