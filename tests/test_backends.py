@@ -25,10 +25,16 @@ from grpo_core.rollout import Sampling, continuous, draw, vllm  # noqa: E402
 from grpo_core.rollout.vllm import Server, save_weights  # noqa: E402
 
 STAND_IN = Path(__file__).with_name("vllm_stand_in.py")
-spec = importlib.util.spec_from_file_location("vllm_stand_in", STAND_IN)
-vllm_stand_in = importlib.util.module_from_spec(spec)
-sys.modules["vllm_stand_in"] = vllm_stand_in
-spec.loader.exec_module(vllm_stand_in)
+
+
+def module_of(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+vllm_stand_in = module_of(STAND_IN)
 
 TEXTS = ["12+3=", "4*5=", "7", "999+1="]
 HOW = Sampling(max_tokens=8)
@@ -245,6 +251,25 @@ class TestServer:
         ids = torch.tensor([policy.encode("1+1=")])
         merged = type(policy.model.get_base_model()).from_pretrained(tmp_path / "merged")
         assert (policy.model(ids).logits - merged(ids).logits).abs().max() < 1e-4
+
+
+class TestTheScriptForARealServer:
+    """`benchmarks/vllm_server.py`, on the stand-in."""
+
+    @pytest.fixture
+    def script(self):
+        return module_of(Path(__file__).parents[1] / "benchmarks" / "vllm_server.py")
+
+    def test_a_server_that_is_right(self, script, stand_in, tiny_model, capsys):
+        arguments = [str(tiny_model), "--server", stand_in.url, "--max-tokens", "4"]
+        assert script.main(arguments) == 0
+        assert "draws from the weights it is sent" in capsys.readouterr().out
+
+    def test_a_server_that_keeps_its_weights(self, script, stand_in, tiny_model, monkeypatch):
+        monkeypatch.setattr(stand_in, "load", lambda folder: None)
+        monkeypatch.setattr(script, "WRONG", 0.01)  # a model of two layers says little
+        arguments = [str(tiny_model), "--server", stand_in.url, "--max-tokens", "4"]
+        assert script.main(arguments) == 1
 
 
 NONSENSE = {

@@ -92,6 +92,7 @@ class StandIn:
     def draw_waiting(self) -> None:
         """Draw for all requests that wait with the same settings, in one batch."""
         while (first := self.waiting.get()) is not None:
+            time.sleep(0.02)  # they come together
             batch, rest = [first], []
             while not self.waiting.empty():
                 following = self.waiting.get()

@@ -333,7 +333,7 @@ def _read_choice(choice: dict[str, Any], request: dict[str, Any], vocabulary: in
     logprobs = choice.get("logprobs")
     logps = logprobs.get("token_logprobs") if isinstance(logprobs, dict) else None
     if not isinstance(ids, list) or not ids:
-        raise _Trouble("a choice without token_ids (vLLM 0.18 or newer has them)")
+        raise _Trouble("a choice without token_ids: this vLLM does not know return_token_ids")
     if not all(type(token) is int and 0 <= token < vocabulary for token in ids):
         raise _Trouble(f"token ids outside of the model's vocabulary of {vocabulary}")
     if not isinstance(logps, list) or len(logps) != len(ids):
