@@ -364,7 +364,7 @@ def small_disk(tmp_path):
         ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(folder)], capture_output=True
     )
     if mounted.returncode:
-        pytest.skip(f"a small tmpfs needs root: {mounted.stderr.decode().strip()}")
+        pytest.skip(f"a small tmpfs needs root: {mounted.stderr.decode().splitlines()[0]}")
     yield folder
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 

@@ -366,7 +366,7 @@ def mount(folder, options):
         ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True
     )
     if mounted.returncode:
-        pytest.skip(f"a tmpfs needs root: {mounted.stderr.decode().strip()}")
+        pytest.skip(f"a tmpfs needs root: {mounted.stderr.decode().splitlines()[0]}")
 
 
 class TestFullDisk:
