@@ -63,13 +63,21 @@ def train(
     from rich.console import Console
 
     from grpo_core import distributed
-    from grpo_core.errors import RolloutError
+    from grpo_core.errors import ConfigError, RolloutError
     from grpo_core.rubric import ScoringError
     from grpo_core.trainer import Interrupted, Trainer, TrainingStopped
 
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     console = Console(stderr=True, highlight=False)
     say = functools.partial(console.print, markup=False, soft_wrap=True)
+    world = distributed.launched()
+    if world > job.config.train.prompts_per_step:
+        raise ConfigError(
+            f"a group is never split, so {world} processes need as many prompts a step, and it is "
+            f"{job.config.train.prompts_per_step}",
+            ("train", "prompts_per_step"),
+            str(config),
+        )
     again = f"grpo train {config} {' '.join(overrides or [])}".rstrip() + " --resume"
     deadline = max(term.deadline_s for term in job.rubric.terms)
     try:

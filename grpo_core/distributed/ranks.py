@@ -148,6 +148,7 @@ def _leave(ranks: Ranks) -> None:
     assert ranks.watch is not None
     ranks.gather(None)
     ranks.watch.close()
+    ranks.gather(None)  # rank 0 holds the watch's store until nobody looks
     if dist.is_initialized():
         dist.destroy_process_group()
 

@@ -7,6 +7,7 @@ returns. Left out: starting anew, which is the scheduler's (`grpo train --resume
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -47,7 +48,8 @@ class Watch:
         self._news: Callable[[], float] = lambda: 0.0
         self._doing: Callable[[], str] = lambda: ""
         self._phase, self._last = "starting", time.monotonic()
-        self._waiting = self._closed = False
+        self._waiting = False
+        self._closed = threading.Event()
         self._busy = 0
         self._beats = 0
         self._thread = threading.Thread(target=self._run, name="grpo-watch", daemon=True)
@@ -58,10 +60,9 @@ class Watch:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop; everybody is done."""
-        self._closed = True
-        if self.rank == 0:  # it holds the store, which others may be reading from
-            self._thread.join(3 * BEAT_S)
+        """Stop. A thread that is left in the store's code when Python ends aborts it."""
+        self._closed.set()
+        self._thread.join(5 * BEAT_S)
 
     # --- what the main thread says ----------------------------------------------
 
@@ -104,20 +105,14 @@ class Watch:
             with self.waiting():
                 time.sleep(LOST_S + 5 * BEAT_S)
         self._decide(f"rank {self.rank} failed in phase {self._phase!r}: {_text(error)}")
-        self._closed = True
-        deadline = time.monotonic() + 5 * BEAT_S
-        try:
-            while time.monotonic() < deadline and self.store.add("heard", 0) < self.world - 1:
-                time.sleep(0.1)
-        except RuntimeError:  # rank 0, who held the store, knew it and is gone
-            return
+        self.close()
+        self._until_heard()
 
     # --- the thread ---------------------------------------------------------------
 
     def _run(self) -> None:
         seen: dict[int, tuple[int, float]] = {}
-        while not self._closed:
-            time.sleep(BEAT_S)
+        while not self._closed.wait(BEAT_S):
             try:
                 self._say()
                 if self.rank == 0 and (reason := self._verdict(seen)):
@@ -125,8 +120,7 @@ class Watch:
                 if self.store.check(["end"]):
                     self._end(self.store.get("end").decode())
             except RuntimeError:
-                time.sleep(2 * BEAT_S)  # it may just be the end of the run
-                if not self._closed:
+                if not self._closed.wait(2 * BEAT_S):  # else it is just the end of the run
                     self._end("rank 0 is gone without a word (killed?)")
 
     def _say(self) -> None:
@@ -167,13 +161,18 @@ class Watch:
             file=sys.stderr,
             flush=True,
         )
-        try:
+        with contextlib.suppress(RuntimeError):
             self.store.add("heard", 1)
-            if self.rank == 0:
-                _until(lambda: self.store.add("heard", 0) >= self.world - 1, 3 * BEAT_S)
-        except RuntimeError:
-            pass
+        if self.rank == 0:
+            self._until_heard()
         os._exit(EXIT_CODE)
+
+    def _until_heard(self) -> None:
+        """Rank 0 holds the store: it must not go before the others know why."""
+        deadline = time.monotonic() + 5 * BEAT_S
+        with contextlib.suppress(RuntimeError):  # it is gone, and so knew
+            while time.monotonic() < deadline and self.store.add("heard", 0) < self.world - 1:
+                time.sleep(0.1)
 
 
 def judge(states: Sequence[State], silent_s: Sequence[float], stall_s: float) -> str | None:
@@ -203,12 +202,6 @@ def _stalled(still: Mapping[int, State], stall_s: float) -> str:
     )
     more = f" and {len(still) - 4} more" if len(still) > 4 else ""
     return f"{listed}{more} (train.stall_s and deadlines allow {stall_s:.0f} s)"
-
-
-def _until(true: Callable[[], bool], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not true() and time.monotonic() < deadline:
-        time.sleep(0.1)
 
 
 def _is_of_a_peer(error: BaseException) -> bool:
