@@ -131,9 +131,28 @@ def test_commands_work(page, text, folder, request):
             assert subprocess.run(
                 [sys.executable, *arguments], cwd=folder, capture_output=True, timeout=120
             ).returncode in (0, 1), line
+        elif program in ("accelerate", "torchrun"):
+            check_launch(program, arguments)
         else:
             assert program == "grpo", f"{line!r}: say in this test how to check it"
             check_grpo(arguments, folder, request)
+
+
+def check_launch(program, arguments):
+    """The launcher knows its options, the config is shipped, and `grpo train` is launched."""
+    pytest.importorskip("torch")
+    if program == "accelerate":
+        from accelerate.commands.launch import launch_command_parser
+
+        assert arguments.pop(0) == "launch"
+        found = launch_command_parser().parse_args(arguments)
+        assert (ROOT / found.config_file).is_file() and found.no_python
+    else:
+        from torch.distributed.run import get_args_parser
+
+        found = get_args_parser().parse_args(arguments)
+        assert found.no_python
+    assert (found.training_script, found.training_script_args[0]) == ("grpo", "train")
 
 
 def check_distribution(name):
