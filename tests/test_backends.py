@@ -413,6 +413,17 @@ class TestTraining:
         summary = json.loads((run / "summary.json").read_text())
         assert summary["after"]["n"] == 6
 
+    def test_a_server_draws_with_adapters(self, train, stand_in):
+        pytest.importorskip("peft")
+        found = lines(
+            train(
+                "rollout.backend=vllm", f"rollout.server={stand_in.url}", "eval=null",
+                "model.lora.rank=4", "train.learning_rate=0.05", "grpo.beta=0.1", "train.steps=3",
+            )
+        )  # fmt: skip
+        assert found[-1]["kl"] > 1e-4  # they do something
+        assert max(line["sampling/sampling_logp_difference/max"] for line in found) < 1e-4
+
     def test_a_server_that_dies_stops_the_run_with_its_checkpoint_intact(
         self, train, project, tiny_model, stand_in, capsys
     ):

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from grpo_core.policy import load_policy
+from grpo_core.policy import Policy, load_model, load_policy
 from grpo_core.rollout import Completion, Sampling, draw
 
 REQUIRED = {
@@ -81,7 +81,7 @@ class StandIn:
 
     def load(self, folder: str) -> None:
         with self.lock:
-            self.policy = load_policy(folder, Path())
+            self.policy = Policy(load_model(folder, Path()), self.policy.tokenizer)
             self.loaded.append(folder)
 
     def restart(self) -> None:
