@@ -9,14 +9,10 @@ its groups and makes its passes; rank 0 alone writes and shows.
 from __future__ import annotations
 
 import contextlib
-import math
 import os
-import signal
-import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -25,39 +21,22 @@ from typing import Any
 import torch
 from accelerate import Accelerator, DistributedType
 
-from grpo_core import checkpoint, data, metrics
-from grpo_core.algorithm import OBJECTIVES, Objective, group_advantages, step_advantages
-from grpo_core.collect import Collector, Draw, Rollout, Watcher
-from grpo_core.config import Config, TrainConfig, flat
+from grpo_core import checkpoint, credit, data, metrics
+from grpo_core.algorithm import OBJECTIVES, Objective
+from grpo_core.collect import Collector, Rollout, Watcher
+from grpo_core.config import Config, flat
 from grpo_core.distributed import ALONE, Muted, Ranks, sharding
 from grpo_core.errors import ConfigError
 from grpo_core.evaluation import evaluate
 from grpo_core.metrics import RunFolder
-from grpo_core.offsets import token_offsets
 from grpo_core.passes import self_check
 from grpo_core.plugins import Host
 from grpo_core.policy import Policy, load_model, load_policy
-from grpo_core.rewards import Outcome
-from grpo_core.rollout import Sampling, continuous, draw
-from grpo_core.rubric import Rubric, Table
+from grpo_core.rollout.choice import backend_of, sampling_of
+from grpo_core.rubric import Rubric
 from grpo_core.scoring import Scorer
-from grpo_core.update import Learner, Reference
-
-
-class TrainingStopped(Exception):
-    """Training cannot go on; the message says why, the last checkpoint is intact."""
-
-    on_every_rank = True
-
-
-class Interrupted(Exception):
-    """Ctrl-C or SIGTERM: the step was finished and a checkpoint saved."""
-
-    on_every_rank = True
-
-    def __init__(self, message: str, signal: int) -> None:
-        super().__init__(message)
-        self.signal = signal
+from grpo_core.stopping import Interrupted, StopRequest, check_failures
+from grpo_core.update import Learner, Reference, learning_rate
 
 
 class Trainer:
@@ -85,9 +64,9 @@ class Trainer:
         self.prompt = data.PromptTemplate(config.data.prompt)
         held_out = config.eval.prompt if config.eval else None
         self.eval_prompt = data.PromptTemplate(held_out or config.data.prompt)
-        self.sampling = _sampling(config)
+        self.sampling = sampling_of(config)
         self.started, self.tokens, self.first_step = time.time(), 0, 1
-        self.stop_asked: int | None = None
+        self.stop = StopRequest(watcher.say)
         self.before: dict[str, Any] | None = None
         self.outcomes: Counter[str] = Counter()
         self.seconds: defaultdict[str, float] = defaultdict(float)
@@ -172,10 +151,10 @@ class Trainer:
         scorer = Scorer(
             self.rubric, workers, memory_mb=scoring.memory_mb, executor=scoring.executor
         )
-        with scorer, self._signals():
+        with scorer, self.stop:
             self.collector = Collector(
                 self.policy,
-                _backend(config, self.host, self.run.path / "weights", self.watcher.say),
+                backend_of(config, self.host, self.run.path / "weights", self.watcher.say),
                 scorer,
                 self.rubric,
                 config.train.seed,
@@ -225,7 +204,9 @@ class Trainer:
         line: dict[str, Any] = {"step": step, "epoch": seen / len(self.rows)}
         rollout = self.rollout(step, line)
         self._notify("on_samples", step=step, samples=rollout.samples, table=rollout.table)
-        advantages = self.advantages(rollout, step)
+        advantages = credit.advantages(
+            rollout, self.rubric, config.grpo.scale, self.policy.decode, step
+        )
         line["learning_rate"] = learning_rate(config.train, step)
         for group in self.optimizer.param_groups:
             group["lr"] = line["learning_rate"]
@@ -243,7 +224,7 @@ class Trainer:
             if name.startswith("time/"):
                 self.seconds[name.removeprefix("time/")] += spent
         self._write_samples(
-            f"step-{step:06d}", step, rollout, {"advantage": _a_sample(advantages).tolist()}
+            f"step-{step:06d}", step, rollout, {"advantage": credit.a_sample(advantages).tolist()}
         )
         return line
 
@@ -277,29 +258,6 @@ class Trainer:
         line |= metrics.length_metrics([len(c.ids) for c in completions], truncated)
         line["entropy"] = metrics.mean(e for c in completions for e in c.entropies)
         return rollout
-
-    def advantages(self, rollout: Rollout, step: int) -> torch.Tensor:
-        """[batch], or [batch, time] where a reward judged steps: the advantage of the
-        outcomes, plus each such reward's weight times that of its steps."""
-        table, size, weights = rollout.table, rollout.group_size, self.rubric.weights(step)
-        total = group_advantages(
-            torch.tensor(table.outcome_values, dtype=torch.float64),
-            torch.tensor(weights, dtype=torch.float64),
-            size,
-            combine=self.rubric.combine,
-            scale=self.config.grpo.scale,
-        )
-        lengths = [len(completion.ids) for completion in rollout.completions]
-        for name, weight in zip(table.names, weights, strict=True):
-            if not any(table.steps[name]):
-                continue
-            ends = [
-                _step_ends(self.policy, completion.ids, steps or ())
-                for completion, steps in zip(rollout.completions, table.steps[name], strict=True)
-            ]
-            total = total if total.dim() == 2 else total[:, None].expand(-1, max(lengths))
-            total = total + weight * step_advantages(ends, lengths, size)
-        return total
 
     def evaluate(self, step: int) -> dict[str, Any]:
         """Held-out figures; nothing without `eval`."""
@@ -374,7 +332,7 @@ class Trainer:
         for name, scores in rollout.table.scores.items():
             for score in scores:
                 self.outcomes[f"{name}/{score.outcome.value}"] += 1
-        self._check_failures(rollout.table, step)
+        check_failures(rollout.table, self.config.train.max_failures, step)
         return rollout
 
     def _once(self, write: Callable[[], object]) -> None:
@@ -407,19 +365,6 @@ class Trainer:
         for complaint in self.host.notify(hook, **arguments):
             self.watcher.say(complaint)
 
-    def _check_failures(self, table: Table, step: int) -> None:
-        """The circuit breaker: stop rather than learn from what is left."""
-        judged = [s for scores in table.scores.values() for s in scores]
-        judged = [s for s in judged if s.outcome is not Outcome.abstained]
-        failed = [s for s in judged if s.outcome in (Outcome.error, Outcome.invalid)]
-        if judged and len(failed) > self.config.train.max_failures * len(judged):
-            reasons = Counter(f"{s.outcome.value}: {s.reason}" for s in failed).most_common(3)
-            listed = "; ".join(f"{number}x {reason}" for reason, number in reasons)
-            raise TrainingStopped(
-                f"step {step}: {len(failed)} of {len(judged)} scores failed ({listed}). "
-                "The last checkpoint is intact; train.max_failures sets the limit"
-            )
-
     def _write_samples(
         self,
         name: str,
@@ -440,95 +385,16 @@ class Trainer:
 
     def _asked_to_stop(self) -> int | None:
         """The signal, if any rank got one; all ranks hear the same."""
-        return next(filter(None, self.ranks.gather(self.stop_asked)), None)
+        return next(filter(None, self.ranks.gather(self.stop.signal)), None)
 
     def _stop_if(self, asked: int | None, message: str) -> None:
         if asked:
             raise Interrupted(message, asked)
 
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """The first Ctrl-C or SIGTERM: finish the step and save. The second: stop at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def ask(number: int, _: object) -> None:
-            if self.stop_asked:
-                raise SystemExit(128 + number)
-            self.stop_asked = number
-            name = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
-            self.watcher.say(f"{name}: finishing this step, then saving (again: stop at once)")
-
-        handled = (signal.SIGINT, signal.SIGTERM)
-        previous = [signal.signal(number, ask) for number in handled]
-        try:
-            yield
-        finally:
-            for number, handler in zip(handled, previous, strict=True):
-                signal.signal(number, handler)
-
-
-def learning_rate(train: TrainConfig, step: int) -> float:
-    """Of a step (from 1): warm-up, then constant, or down to zero after the last step."""
-    if step <= train.warmup_steps:
-        return train.learning_rate * step / train.warmup_steps
-    left = (train.steps - step + 1) / (train.steps - train.warmup_steps)
-    if train.decay == "linear":
-        return train.learning_rate * left
-    if train.decay == "cosine":
-        return train.learning_rate * 0.5 * (1 - math.cos(math.pi * left))
-    return train.learning_rate
-
 
 def _objective(config: Config, host: Host) -> Objective:
     name = config.grpo.objective
     return OBJECTIVES[name] if name in OBJECTIVES else host.objectives[name]()
-
-
-def _backend(config: Config, host: Host, folder: Path, say: Callable[[str], None]) -> Draw:
-    rollout = config.rollout
-    if rollout.backend is None:
-        return draw
-    if rollout.backend == "continuous":
-        return continuous.draw
-    if rollout.backend == "vllm":
-        from grpo_core.rollout.vllm import Server  # needs the extra
-
-        assert rollout.server is not None  # config saw to that
-        if rollout.weights_dir is not None:
-            folder = Path(rollout.weights_dir)
-        times = {"timeout_s": rollout.timeout_s, "patience_s": rollout.patience_s}
-        return Server(rollout.server, folder, **times, say=say)
-    backend: Draw = host.rollouts[rollout.backend]()
-    return backend
-
-
-def _sampling(config: Config) -> Sampling:
-    rollout, engine = config.rollout, config.engine
-    return Sampling(
-        rollout.max_tokens,
-        rollout.temperature,
-        top_p=rollout.top_p,
-        top_k=rollout.top_k,
-        min_p=rollout.min_p,
-        batch_size=rollout.batch_size,
-        shared_prefill=engine.shared_prefill,
-        drop_finished=engine.drop_finished,
-    )
-
-
-def _step_ends(
-    policy: Policy, ids: Sequence[int], steps: Sequence[tuple[int, float]]
-) -> list[tuple[int, float]]:
-    """Steps by the index of their last token instead of their last character."""
-    counts = token_offsets(ids, policy.decode, [offset for offset, _ in steps])
-    return [(count - 1, value) for count, (_, value) in zip(counts, steps, strict=True)]
-
-
-def _a_sample(advantages: torch.Tensor) -> torch.Tensor:
-    """One number a sample: the mean over its tokens where each has its own."""
-    return advantages if advantages.dim() == 1 else advantages.mean(1)
 
 
 def _mixed_precision(precision: str) -> str:

@@ -28,7 +28,7 @@ from grpo_core.algorithm import (
     policy_loss,
 )
 from grpo_core.collect import Rollout
-from grpo_core.config import Config
+from grpo_core.config import Config, TrainConfig
 from grpo_core.distributed import ALONE, Ranks
 from grpo_core.distributed.sharding import clip_grad_norm, sharded
 from grpo_core.errors import ConfigError
@@ -135,6 +135,18 @@ class Learner:
         if last or sharded(self.passes):  # whole gradients are what sharding avoids
             return contextlib.nullcontext()
         return self.accelerator.no_sync(self.passes)
+
+
+def learning_rate(train: TrainConfig, step: int) -> float:
+    """Of a step (from 1): warm-up, then constant, or down to zero after the last step."""
+    if step <= train.warmup_steps:
+        return train.learning_rate * step / train.warmup_steps
+    left = (train.steps - step + 1) / (train.steps - train.warmup_steps)
+    if train.decay == "linear":
+        return train.learning_rate * left
+    if train.decay == "cosine":
+        return train.learning_rate * 0.5 * (1 - math.cos(math.pi * left))
+    return train.learning_rate
 
 
 class _Visit:

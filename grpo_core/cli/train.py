@@ -65,7 +65,8 @@ def train(
     from grpo_core import distributed
     from grpo_core.errors import ConfigError, RolloutError
     from grpo_core.rubric import ScoringError
-    from grpo_core.trainer import Interrupted, Trainer, TrainingStopped
+    from grpo_core.stopping import Interrupted, TrainingStopped
+    from grpo_core.trainer import Trainer
 
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     console = Console(stderr=True, highlight=False)
