@@ -36,6 +36,7 @@ CASES = {
     "many passes": {"beta": 0.1},
     "key_value": {},
     "plain": {},
+    "tied": {"beta": 0.1},
 }
 
 
@@ -74,7 +75,7 @@ def advantages(case):
 
 
 def learn(model, case, how, ranks, accelerator):
-    """Weights and metrics after one update by plain gradient descent."""
+    """How the weights move in one update by plain gradient descent, and its metrics."""
     config = Config.model_validate(
         {
             "model": {"name": "unused"},
@@ -90,7 +91,11 @@ def learn(model, case, how, ranks, accelerator):
         }
     )
     form = case if case in ("key_value", "plain") else "mask"
-    passes = Passes(copy.deepcopy(model), pad_id=0, form=form)
+    mine = copy.deepcopy(model)
+    if case == "tied":
+        mine.lm_head.weight = mine.model.embed_tokens.weight
+    passes = Passes(mine, pad_id=0, form=form)
+    start = torch.cat([p.detach().flatten() for p in passes.parameters()])
     reference = Reference(passes) if config.grpo.beta else None
     if reference is not None:
         with torch.no_grad():
@@ -117,7 +122,7 @@ def learn(model, case, how, ranks, accelerator):
     )
     metrics = learner.update(rollout(model.config.vocab_size), advantages(case))
     whole = sharding._whole(dict(passes.named_parameters()))
-    return torch.cat([p.flatten() for p in whole.values()]), metrics
+    return torch.cat([p.flatten() for p in whole.values()]) - start, metrics
 
 
 def main(model_dir, out):
@@ -125,16 +130,15 @@ def main(model_dir, out):
     with join(120) as ranks:
         accelerator = Accelerator(cpu=True)
         model = load_policy(model_dir, Path()).model.double()
-        start = torch.cat([p.detach().flatten() for p in model.parameters()])
         for case in CASES:
             alone, expected = learn(model, case, "alone", ranks, accelerator)
-            moved = (alone - start).norm()
+            moved = float(alone.norm())
             for how in ("ddp", "fsdp2"):
                 weights, metrics = learn(model, case, how, ranks, accelerator)
                 apart = [abs(metrics[k] - v) / max(1e-9, abs(v)) for k, v in expected.items() if v]
                 found[f"{case}, {how}"] = {
-                    "moved": float(moved),
-                    "weights": float((weights - alone).norm() / max(float(moved), 1e-30)),
+                    "moved": moved,
+                    "weights": float((weights - alone).norm()) / max(moved, 1e-30),
                     "metrics": max(apart, default=0.0),
                     "same_names": sorted(metrics) == sorted(expected),
                 }

@@ -132,6 +132,23 @@ class TestRun:
         assert lines(run) == whole
 
     @pytest.mark.slow
+    @pytest.mark.parametrize("env", [{}, FSDP2], ids=["ddp", "fsdp2"])
+    def test_a_rank_with_nothing_to_draw_comes_along(self, project, env):
+        """One held-out row and single silent groups to replace, for two processes."""
+        (project / "my_rewards.py").write_text(
+            "def digits(prompts, completions, **columns):\n"
+            "    return [float(len(c)) if p < '3' else 1.0 for p, c in zip(prompts, completions)]\n"
+            "def brevity(completions, **columns):\n    return [1.0 for _ in completions]\n"
+        )
+        settings = ["train.output_dir=run", "eval.limit=1", "grpo.dynamic_sampling=2"]
+        codes, told = launch(2, *TRAIN, *settings, cwd=project, **env)
+        assert codes == [0, 0], told
+        found = lines(project / "run")
+        assert len(found) == 4
+        assert any(line["sampling/replaced_groups"] % 2 for line in found)
+        assert all(line["completions/mean_length"] > 0 for line in found)
+
+    @pytest.mark.slow
     def test_ddp_and_fsdp2_learn_the_same(self, project):
         for name, env in (("ddp", {}), ("fsdp2", FSDP2)):
             codes, told = launch(2, *TRAIN, f"train.output_dir={name}", cwd=project, **env)
@@ -191,6 +208,9 @@ def brevity(completions, **columns):
 """
 
 
+KILL = "os.kill(os.getpid(), signal.SIGKILL)"
+
+
 @pytest.mark.slow
 class TestTrouble:
     """One rank of two in trouble: both end, within a minute, and say why."""
@@ -202,8 +222,8 @@ class TestTrouble:
             (0, "raise ValueError('no such table')", "no such table"),
             (1, "time.sleep(1000)", "judging: digits"),
             (0, "time.sleep(1000)", "judging: digits"),
-            (1, "os.kill(os.getpid(), signal.SIGKILL)", "rank 1 is gone"),
-            (0, "os.kill(os.getpid(), signal.SIGKILL)", "rank 0 is gone"),
+            (1, KILL, "rank 1 is gone"),
+            (0, KILL, "rank 0 is gone"),
         ],
     )
     @pytest.mark.parametrize("env", [{}, FSDP2], ids=["ddp", "fsdp2"])

@@ -24,6 +24,8 @@ BEAT_S = 1.0
 LOST_S = 20.0
 """A rank that has said nothing for so long is taken for dead."""
 EXIT_CODE = 1
+STARTING = "starting"
+"""Until the first phase: a model may take long to load."""
 
 
 class State(NamedTuple):
@@ -47,7 +49,7 @@ class Watch:
         self.store, self.rank, self.world, self.stall_s = store, rank, world, stall_s
         self._news: Callable[[], float] = lambda: 0.0
         self._doing: Callable[[], str] = lambda: ""
-        self._phase, self._last = "starting", time.monotonic()
+        self._phase, self._last = STARTING, time.monotonic()
         self._waiting = False
         self._closed = threading.Event()
         self._busy = 0
@@ -100,13 +102,13 @@ class Watch:
             self.enter(before)
 
     def fail(self, error: BaseException) -> None:
-        """Tell the others why this rank leaves, and stay until they know."""
+        """Tell the others why this rank leaves."""
         if _is_of_a_peer(error):  # somebody else's end: hear whose
             with self.waiting():
                 time.sleep(LOST_S + 5 * BEAT_S)
         self._decide(f"rank {self.rank} failed in phase {self._phase!r}: {_text(error)}")
         self.close()
-        self._until_heard()
+        self._heard()
 
     # --- the thread ---------------------------------------------------------------
 
@@ -129,7 +131,8 @@ class Watch:
         phase = self._phase
         if idle > self.stall_s and (doing := self._doing()):
             phase = f"{phase} ({doing})"
-        said = State(self._beats, phase, idle, self._waiting, self._busy > 0)
+        busy = self._busy > 0 or self._phase == STARTING
+        said = State(self._beats, phase, idle, self._waiting, busy)
         self.store.set(f"rank-{self.rank}", json.dumps(said))
 
     def _verdict(self, seen: dict[int, tuple[int, float]]) -> str | None:
@@ -161,16 +164,16 @@ class Watch:
             file=sys.stderr,
             flush=True,
         )
-        with contextlib.suppress(RuntimeError):
-            self.store.add("heard", 1)
-        if self.rank == 0:
-            self._until_heard()
+        self._heard()
         os._exit(EXIT_CODE)
 
-    def _until_heard(self) -> None:
-        """Rank 0 holds the store: it must not go before the others know why."""
-        deadline = time.monotonic() + 5 * BEAT_S
-        with contextlib.suppress(RuntimeError):  # it is gone, and so knew
+    def _heard(self) -> None:
+        """Say that this rank knows why; rank 0 holds the store and goes when all others do."""
+        with contextlib.suppress(RuntimeError):  # the store is gone
+            if self.rank != 0:
+                self.store.add("heard", 1)
+                return
+            deadline = time.monotonic() + 5 * BEAT_S
             while time.monotonic() < deadline and self.store.add("heard", 0) < self.world - 1:
                 time.sleep(0.1)
 
