@@ -52,7 +52,7 @@ class StandIn:
 
     def __init__(self, model: Path | str, port: int = 0, *, processed: bool = True) -> None:
         self.model, self.processed = str(model), processed
-        self.policy = load_policy(self.model, Path())
+        self.policy = self.first = load_policy(self.model, Path())
         self.loaded: list[str] = []
         """Folders of weights, in the order in which they were loaded."""
         self.asked: list[dict[str, Any]] = []
@@ -87,7 +87,7 @@ class StandIn:
     def restart(self) -> None:
         """As after a crash: the weights are those that the server began with."""
         with self.lock:
-            self.policy = load_policy(self.model, Path())
+            self.policy = self.first
 
     def draw_waiting(self) -> None:
         """Draw for all requests that wait with the same settings, in one batch."""
