@@ -52,6 +52,8 @@ class Spec:
     """`key=value` for our config."""
     reward: str = "hashed"
     seed: int = 0
+    processes: int = 1
+    """Started by torchrun; what rank 0 measures is kept."""
 
 
 @dataclass
@@ -314,7 +316,7 @@ def run_ours(spec: Spec) -> Steps:
             "seed": spec.seed,
         },
     }
-    path = folder / "ours.yaml"
+    path = folder / f"ours{os.environ.get('RANK', '')}.yaml"  # a rank reads while another writes
     path.write_text(yaml.safe_dump(config))
     memory = Memory(spec.gpu)
     on_load(lambda model: (model.to("cuda") if spec.gpu else None, memory.start()))
@@ -385,7 +387,8 @@ def main() -> None:
 
     torch.set_num_threads(spec.threads)
     found = run_trl(spec) if spec.side == "trl" else run_ours(spec)
-    Path(sys.argv[2]).write_text(json.dumps(asdict(found)))
+    if os.environ.get("RANK", "0") == "0":
+        Path(sys.argv[2]).write_text(json.dumps(asdict(found)))
 
 
 if __name__ == "__main__":

@@ -221,8 +221,12 @@ class Bench:
         quiet = {"HF_HUB_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
         if not spec.gpu:
             quiet["CUDA_VISIBLE_DEVICES"] = ""
+        python = [sys.executable]
+        if spec.processes > 1:
+            several = ["--standalone", f"--nproc-per-node={spec.processes}"]
+            python += ["-m", "torch.distributed.run", *several]
         ended = subprocess.run(
-            [sys.executable, str(HERE / "_engine_sides.py"), str(given), str(result)],
+            [*python, str(HERE / "_engine_sides.py"), str(given), str(result)],
             env=os.environ | threads | quiet,
             capture_output=True,
             text=True,
