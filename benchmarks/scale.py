@@ -139,7 +139,10 @@ def points(processes: Sequence[int], quick: bool) -> list[Point]:
         for value in values
     ]
     held_out = list(QUICK_HELD_OUT if quick else HELD_OUT)
-    held_out += [replace(base, processes=n, prompts=2 * base.prompts) for n in several[:1]]
+    for count in several[:1]:
+        shared = replace(base, processes=count)
+        held_out.append(replace(shared, prompts=2 * base.prompts))
+        held_out.append(replace(shared, completion=2 * base.completion))
     return found + [Point("held out", load) for load in held_out]
 
 

@@ -305,6 +305,24 @@ class TestFit:
         ):
             assert says.total == pytest.approx(measured.total, rel=0.4), each
 
+    def test_the_points_of_the_benchmark_suffice(self, model, scale):
+        """With 5% of noise on a table of known rates, held-out steps are predicted to 15%."""
+        rng = np.random.default_rng(0)
+        points = scale.points([1, 2], quick=False)
+        amounts = [model.work(scale.MODEL, point.load) for point in points]
+        held_out = [point.axis == "held out" for point in points]
+        for _ in range(5):
+            table = []
+            for each in amounts:
+                spent, noise = model.seconds(each, self.RATES), rng.normal(1, 0.05, 3)
+                measured = model.Seconds(*(noise * [spent.draw, spent.update, spent.rest]))
+                table.append((each, measured))
+            found = model.fit([row for row, out in zip(table, held_out, strict=True) if not out])
+            for (each, measured), out in zip(table, held_out, strict=True):
+                if out:
+                    says = model.seconds(each, found)
+                    assert says.total == pytest.approx(measured.total, rel=0.15)
+
     def test_memory_whichever_phase_is_the_higher(self, model, shape, load):
         """A wide vocabulary of settings: in some the cache, in others the backward pass."""
         held = model.Held(2e7, 4.5, 1.7)
