@@ -8,11 +8,14 @@ torch = pytest.importorskip("torch")
 
 from pathlib import Path  # noqa: E402
 
+from hypothesis import given, settings  # noqa: E402
+from hypothesis import strategies as st  # noqa: E402
+
 from grpo_core.errors import ConfigError  # noqa: E402
 from grpo_core.passes import Group, Passes  # noqa: E402
 from grpo_core.policy import Policy, load_policy  # noqa: E402
 from grpo_core.rollout import Sampling, draw  # noqa: E402
-from grpo_core.rollout.reading import ROOM  # noqa: E402
+from grpo_core.rollout.reading import ROOM, Cached, Packed, Plain, reader  # noqa: E402
 from grpo_core.rollout.sampler import choose  # noqa: E402
 
 
@@ -284,6 +287,8 @@ def family(policy):
 
 RAGGED = [[5, 9, 7, 8, 30, 31, 32, 33, 34, 40], [6], [11, 12, 13, 14]]
 EVEN = [[5, 9, 7, 8, 30, 31], [6, 5, 4, 3, 8, 9]]
+LONG = [[*range(5, 30)], [*range(40, 18, -1)], [*range(6, 66, 3)]]
+"""Longer than what is drawn, so that a prompt is kept once for its group."""
 LEVERS = {
     "both": {},
     "no shared prefill": {"shared_prefill": False},
@@ -319,12 +324,47 @@ def check_against_plain_passes(policy, prompts, **sampling):
 
 
 @pytest.mark.parametrize("levers", LEVERS.values(), ids=LEVERS.keys())
-@pytest.mark.parametrize("prompts", [RAGGED, EVEN], ids=["ragged", "even"])
+@pytest.mark.parametrize("prompts", [RAGGED, EVEN, LONG], ids=["ragged", "even", "long"])
 @pytest.mark.parametrize("name", CACHED)
 def test_every_family_is_read_with_a_cache_and_exactly(family, name, prompts, levers, recwarn):
     one = family(name)
     check_against_plain_passes(Ending(one.model, one.tokenizer), prompts, **levers)
     assert not [w for w in recwarn if "slow" in str(w.message)]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("Llama", Packed), ("GPT2", Packed), ("Mistral", Cached), ("Bloom", Cached)],
+)
+def test_long_prompts_are_kept_once_for_their_group_where_that_is_exact(family, name, expected):
+    model = family(name).model
+    assert type(reader(model, 0, LONG, copies=4, steps=20)) is expected
+    for less in ({"copies": 1, "steps": 20}, {"copies": 4, "steps": 50}, {"copies": 17}):
+        assert type(reader(model, 0, LONG, **less)) is Cached
+
+
+@given(st.data())
+@settings(max_examples=25, deadline=None)
+def test_packed_rows_are_those_of_plain_reading_whichever_are_kept(family, data):
+    """Any rows may leave after any token: slots, prompts and columns move up."""
+    model = family("Llama").model
+    packed, plain = Packed(model, 0), Plain(model)
+    with torch.no_grad():
+        pairs = [(packed.start(RAGGED, 3, True), plain.start(RAGGED, 3, True))]
+        rows = 9
+        for _ in range(data.draw(st.integers(1, 5))):
+            tokens = torch.tensor(
+                data.draw(st.lists(st.integers(3, 80), min_size=rows, max_size=rows))
+            )
+            pairs.append((packed.step(tokens), plain.step(tokens)))
+            kept = sorted(data.draw(st.sets(st.integers(0, rows - 1), min_size=1)))
+            packed.keep(torch.tensor(kept))
+            plain.keep(torch.tensor(kept))
+            rows = len(kept)
+            tokens = torch.full((rows,), 7)
+            pairs.append((packed.step(tokens), plain.step(tokens)))
+    for one, other in pairs:
+        assert torch.allclose(one, other, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", UNCACHED)

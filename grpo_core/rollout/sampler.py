@@ -89,8 +89,11 @@ def draw(
                 drawn[before + n] = completion
                 on_finished(before + n, completion)
 
-            rows = reader(policy.model, policy.pad_id, prompts)
-            logits = rows.start(prompts[first : first + size], group_size, sampling.shared_prefill)
+            part, share = prompts[first : first + size], sampling.shared_prefill
+            rows = reader(
+                policy.model, policy.pad_id, part, group_size if share else 1, sampling.max_tokens
+            )
+            logits = rows.start(part, group_size, share)
             _draw_batch(rows, logits, policy.eos_ids, sampling, generator, finished)
     finally:
         policy.model.train(training)
