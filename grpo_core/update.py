@@ -229,7 +229,7 @@ class _Visit:
             [self._prompt_length(g) for g in groups],
             [[self._length(g * size + j) for j in chosen[g]] for g in groups],
             self.config.train.tokens_per_micro_batch
-            or (1024 if self.device.type == "cpu" else 16384),
+            or (768 if self.device.type == "cpu" else 16384),
             inner.form,
             hidden_size=getattr(inner.model.config.get_text_config(), "hidden_size", 1024),
             sort=self.config.engine.sort_by_length,
