@@ -19,7 +19,7 @@ from itertools import combinations
 
 import numpy as np
 
-from grpo_core.passes import micro_batches
+from grpo_core.passes import default_budget, micro_batches
 from grpo_core.passes.head import KEEP
 
 # --- what is asked for ------------------------------------------------------------------
@@ -75,8 +75,8 @@ class Load:
     mean: float | None = None
     """Of the completions; None: all are as long as the longest."""
     processes: int = 1
-    budget: int = 1024
-    """`train.tokens_per_micro_batch`: 1,024 on a CPU, 16,384 on a GPU by default."""
+    budget: int = default_budget("cpu")
+    """`train.tokens_per_micro_batch`."""
     batch: int = 256
     """`rollout.batch_size`."""
     iterations: int = 1

@@ -33,7 +33,7 @@ from grpo_core.distributed import ALONE, Ranks
 from grpo_core.distributed.sharding import clip_grad_norm, sharded
 from grpo_core.errors import ConfigError
 from grpo_core.metrics import Metrics
-from grpo_core.passes import Group, Passes, TokenLogps, micro_batches
+from grpo_core.passes import Group, Passes, TokenLogps, default_budget, micro_batches
 
 PerToken = Float[Tensor, "batch time"]
 Batch = list[tuple[int, list[int]]]
@@ -228,8 +228,7 @@ class _Visit:
         batches = micro_batches(
             [self._prompt_length(g) for g in groups],
             [[self._length(g * size + j) for j in chosen[g]] for g in groups],
-            self.config.train.tokens_per_micro_batch
-            or (768 if self.device.type == "cpu" else 16384),
+            self.config.train.tokens_per_micro_batch or default_budget(self.device.type),
             inner.form,
             hidden_size=getattr(inner.model.config.get_text_config(), "hidden_size", 1024),
             sort=self.config.engine.sort_by_length,

@@ -103,8 +103,8 @@ class TestAmounts:
         from grpo_core.passes import Passes, pack
         from grpo_core.rollout.reading import Cached
 
-        load = model.Load(prompts=3, group=4, prompt=16, completion=8, budget=100)
-        build(Setting("", 32, 2, 2, 64, 128, 16, 8, None, 3, 4), tmp_path, rows=8)
+        load = model.Load(prompts=3, group=4, prompt=6, completion=8, budget=100)
+        build(Setting("", 32, 2, 2, 64, 128, 6, 8, None, 3, 4), tmp_path, rows=8)
         (tmp_path / "grpo.yaml").write_text(
             yaml.safe_dump(
                 {
