@@ -13,12 +13,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import TypeVar
 
 import torch
 
 from grpo_core.data import PromptTemplate, Row
-from grpo_core.distributed import ALONE, Ranks
+from grpo_core.distributed import ALONE, Ranks, Watcher
 from grpo_core.policy import Policy
 from grpo_core.rewards import Sample, Text
 from grpo_core.rollout import Completion, Sampling
@@ -27,14 +27,6 @@ from grpo_core.scoring import Scorer
 
 T = TypeVar("T")
 Draw = Callable[..., list[Completion]]
-
-
-class Watcher(Protocol):
-    """Who is told what happens, for the terminal to show."""
-
-    def phase(self, what: str, step: int) -> None: ...
-    def step(self, line: dict[str, Any]) -> None: ...
-    def say(self, text: str) -> None: ...
 
 
 @dataclass

@@ -23,9 +23,9 @@ from accelerate import Accelerator, DistributedType
 
 from grpo_core import checkpoint, credit, data, metrics
 from grpo_core.algorithm import OBJECTIVES, Objective
-from grpo_core.collect import Collector, Rollout, Watcher
+from grpo_core.collect import Collector, Rollout
 from grpo_core.config import Config, flat
-from grpo_core.distributed import ALONE, Muted, Ranks, sharding
+from grpo_core.distributed import ALONE, Muted, Ranks, Watcher, sharding
 from grpo_core.errors import ConfigError
 from grpo_core.evaluation import evaluate
 from grpo_core.metrics import RunFolder

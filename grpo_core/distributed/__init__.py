@@ -5,6 +5,6 @@ fails or stalls, `sharding` spreads the weights over them. What is divided, and 
 what does the work: `collect` (groups) and `update` (passes).
 """
 
-from grpo_core.distributed.ranks import ALONE, Muted, Ranks, join, launched
+from grpo_core.distributed.ranks import ALONE, Muted, Ranks, Watcher, join, launched
 
-__all__ = ["ALONE", "Muted", "Ranks", "join", "launched"]
+__all__ = ["ALONE", "Muted", "Ranks", "Watcher", "join", "launched"]

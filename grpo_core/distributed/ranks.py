@@ -27,7 +27,7 @@ _FOREVER = timedelta(days=30)
 
 
 class Watcher(Protocol):
-    """Who is told what happens (as `collect.Watcher`)."""
+    """Who is told what happens, for the terminal to show."""
 
     def phase(self, what: str, step: int) -> None: ...
     def step(self, line: dict[str, Any]) -> None: ...
