@@ -15,7 +15,7 @@ from grpo_core.errors import ConfigError  # noqa: E402
 from grpo_core.passes import Group, Passes  # noqa: E402
 from grpo_core.policy import Policy, load_policy  # noqa: E402
 from grpo_core.rollout import Sampling, draw  # noqa: E402
-from grpo_core.rollout.reading import ROOM, Cached, Packed, Plain, reader  # noqa: E402
+from grpo_core.rollout.reading import Cached, Packed, Plain, reader  # noqa: E402
 from grpo_core.rollout.sampler import choose  # noqa: E402
 
 
@@ -399,10 +399,10 @@ def test_a_cache_that_outgrows_its_buffer_stays_exact(family):
     one = family("Mistral")
     prompt = [5, 9, 7]
     completion = draw(
-        one, [prompt], 1, Sampling(max_tokens=2 * ROOM + 20, greedy=True), generator()
+        one, [prompt], 1, Sampling(max_tokens=150, greedy=True), generator()
     )
     ids = completion[0].ids
-    assert len(ids) > 2 * ROOM
+    assert len(ids) > 100
     with torch.no_grad():
         logps = one.model(torch.tensor([prompt + ids])).logits[0, 2:-1].log_softmax(-1)
     chosen = logps.gather(-1, torch.tensor(ids)[:, None])[:, 0]

@@ -20,8 +20,10 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 Logits = Float[Tensor, "batch vocabulary"]
-ROOM = 64
-"""Steps that a full cache buffer grows by."""
+ROOM = 4
+"""Steps that a full cache buffer grows by at least. Little, since a head's keys should follow
+close upon another's: with gaps of more than a few cache lines between them, reading short rows
+takes a CPU two to three times as long, which is more than copying them now and then."""
 WIDEST = 16
 """Completions of a prompt that are packed into one row: each is compared with the tokens
 of all, so that a large group would compute more than it saves in reading."""
@@ -327,7 +329,7 @@ class _Buffer:
         before = kept.shape[-2]
         if not own or self.end + n > self.tensor.shape[-2]:
             self.tensor = new.new_empty(
-                *new.shape[:-2], before + n + ROOM * min(n, WIDEST), new.shape[-1]
+                *new.shape[:-2], before + n * (1 + max(ROOM, before // 16)), new.shape[-1]
             )
             self.tensor[..., :before, :] = kept
             self.end = before
