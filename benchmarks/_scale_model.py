@@ -21,6 +21,7 @@ import numpy as np
 
 from grpo_core.passes import default_budget, micro_batches
 from grpo_core.passes.head import KEEP
+from grpo_core.rollout.reading import packing_pays
 
 # --- what is asked for ------------------------------------------------------------------
 
@@ -97,6 +98,11 @@ class Load:
     def length(self) -> float:
         return self.completion if self.mean is None else self.mean
 
+    @property
+    def abreast(self) -> int:
+        """Completions that are drawn as one row, behind one cache of their prompt."""
+        return self.group if packing_pays(self.group, self.prompt, self.completion) else 1
+
 
 @dataclass(frozen=True)
 class Storage:
@@ -134,7 +140,7 @@ def work(shape: Shape, load: Load, storage: Storage = DDP) -> dict[str, float]:
     | `decode_layers` | layers started one after the other while drawing, token after token |
     | `draw_flops` | prompts read once a group, every completion token once |
     | `weights_read` | bytes: all weights once a decode step |
-    | `cache_read` | bytes: every token drawn reads keys and values of all before it |
+    | `cache_read` | bytes: at every token drawn, keys and values of all before it in its row: one completion, or those of a group behind one prompt |
     | `draw_moved` | bytes received to have whole weights for drawing (sharded) |
     | `pass_layers` | layers started in forward and backward passes |
     | `train_flops` | linear layers and head, forward and backward |
@@ -150,7 +156,10 @@ def work(shape: Shape, load: Load, storage: Storage = DDP) -> dict[str, float]:
     batches = math.ceil(groups / max(1, load.batch // load.group))
     drawn = rows * load.length
     decode = batches * load.completion
-    pairs = drawn * (load.prompt + load.length / 2)
+    # In a row of several completions each is compared with the tokens of all, and the
+    # prompt is read for all at once
+    pairs = drawn * (load.prompt + load.abreast * load.length / 2)
+    read_tokens = pairs / load.abreast
     prefill = groups * load.prompt
     parameters = shape.parameters
     passes = rows_of_passes(shape, load)
@@ -176,7 +185,7 @@ def work(shape: Shape, load: Load, storage: Storage = DDP) -> dict[str, float]:
         + 2 * shape.head * drawn
         + 4 * shape.layers * shape.width * (pairs + prefill * load.prompt / 2),
         "weights_read": storage.drawing * (shape.body + shape.head) * decode,
-        "cache_read": cache_bytes(shape, storage) * pairs,
+        "cache_read": cache_bytes(shape, storage) * read_tokens,
         "draw_moved": others * storage.drawing * parameters if storage.sharded else 0.0,
         "pass_layers": visits * shape.layers * len(passes),
         "train_flops": visits * (6 * again * shape.body * read + head),
@@ -297,7 +306,7 @@ def phases(shape: Shape, load: Load, storage: Storage = DDP) -> Phases:
         layers += shape.kept  # of the one layer that is made again
     return Phases(
         state,
-        rows * (load.prompt + load.completion) * cache_bytes(shape, storage),
+        rows * (load.prompt / load.abreast + load.completion) * cache_bytes(shape, storage),
         shape.parameters * storage.drawing if storage.sharded else 0.0,
         tokens * layers,
         8 * min(targets * shape.vocabulary, KEEP),
@@ -335,34 +344,37 @@ def fit(measured: Sequence[tuple[Mapping[str, float], Seconds]]) -> dict[str, fl
 
 def fit_memory(measured: Sequence[tuple[Phases, float]]) -> Held:
     """The same for bytes. Which phase is the higher one depends on the answer: guess, fit,
-    look again, until it stays."""
-    learning = [True] * len(measured)
+    look again, until it stays; guessing that drawing is higher at none of the points, at the
+    one with the largest cache beside its activations, at the two, and so on."""
     seen: list[tuple[float, Held]] = []
     target = np.array([peak - found.state for found, peak in measured])
-    for _ in range(20):
-        rows, known = [], []
-        for (found, _), learns in zip(measured, learning, strict=True):
-            rows.append([1.0, found.values if learns else 0.0, 0.0 if learns else found.cached])
-            known.append(found.logits if learns else found.gathered)
-        weight = 1 / np.array([peak for _, peak in measured])
-        held = Held(
-            *map(
-                float,
-                least_squares(np.array(rows) * weight[:, None], (target - known) * weight),
+    weight = 1 / np.array([peak for _, peak in measured])
+    order = sorted(found.cached / max(found.values, 1.0) for found, _ in measured)
+    for highest in [math.inf, *reversed(order)]:
+        learning = [found.cached / max(found.values, 1.0) < highest for found, _ in measured]
+        for _ in range(20):
+            rows, known = [], []
+            for (found, _), learns in zip(measured, learning, strict=True):
+                rows.append([1.0, found.values if learns else 0.0, 0.0 if learns else found.cached])
+                known.append(found.logits if learns else found.gathered)
+            held = Held(
+                *map(
+                    float,
+                    least_squares(np.array(rows) * weight[:, None], (target - known) * weight),
+                )
             )
-        )
-        if held.cache == 0:  # drawing was the higher phase nowhere
-            held = Held(held.fixed, held.activation, 1.0)
-        miss = [memory(found, held) / peak - 1 for found, peak in measured]
-        seen.append((float(np.square(miss).sum()), held))
-        again = [
-            held.activation * found.values + found.logits
-            >= held.cache * found.cached + found.gathered
-            for found, _ in measured
-        ]
-        if again == learning:
-            break
-        learning = again
+            if held.cache == 0:  # drawing was the higher phase nowhere
+                held = Held(held.fixed, held.activation, 1.0)
+            miss = [memory(found, held) / peak - 1 for found, peak in measured]
+            seen.append((float(np.square(miss).sum()), held))
+            again = [
+                held.activation * found.values + found.logits
+                >= held.cache * found.cached + found.gathered
+                for found, _ in measured
+            ]
+            if again == learning:
+                break
+            learning = again
     return min(seen, key=lambda each: each[0])[1]
 
 

@@ -398,9 +398,7 @@ def test_a_model_that_ignores_what_it_is_given_is_found_out(family, policy, igno
 def test_a_cache_that_outgrows_its_buffer_stays_exact(family):
     one = family("Mistral")
     prompt = [5, 9, 7]
-    completion = draw(
-        one, [prompt], 1, Sampling(max_tokens=150, greedy=True), generator()
-    )
+    completion = draw(one, [prompt], 1, Sampling(max_tokens=150, greedy=True), generator())
     ids = completion[0].ids
     assert len(ids) > 100
     with torch.no_grad():

@@ -77,7 +77,9 @@ class TestAmounts:
         assert sum(p.numel() for p in made.parameters()) == shape.parameters + norms
 
     def test_drawing_recounted_token_by_token(self, model, shape, load):
-        """Every completion token but the last is read once, and looks at all before it."""
+        """Every completion token is read once, and looks at all before it."""
+        load = replace(load, completion=20)  # longer than the prompt: a row for each
+        assert load.abreast == 1
         flops = cache = 0.0
         for _ in range(load.prompts):
             for t in range(load.prompt):
@@ -92,6 +94,24 @@ class TestAmounts:
         assert amounts["draw_flops"] == pytest.approx(flops)
         assert amounts["cache_read"] == pytest.approx(cache)
         assert amounts["decode_layers"] == shape.layers * load.completion
+
+    def test_drawing_groups_as_rows_recounted(self, model, shape, load):
+        """Behind a long prompt: a step reads the row once, and compares each of its tokens
+        with all of it."""
+        load = replace(load, prompt=20, completion=10, group=4)
+        assert load.abreast == 4
+        flops = cache = 0.0
+        for _ in range(load.prompts):
+            for t in range(load.prompt):
+                flops += 2 * shape.body + 4 * shape.layers * shape.width * (t + 0.5)
+            for t in range(load.completion):
+                context = load.prompt + load.group * (t + 0.5)
+                flops += load.group * 2 * (shape.body + shape.head)
+                flops += load.group * 4 * shape.layers * shape.width * context
+                cache += 2 * shape.layers * shape.key_value_width * 4 * context
+        amounts = model.work(shape, load)
+        assert amounts["draw_flops"] == pytest.approx(flops)
+        assert amounts["cache_read"] == pytest.approx(cache)
 
     def test_passes_are_those_that_the_engine_makes(self, model, folder, tmp_path, monkeypatch):
         """`grpo train` on a model whose completions all have one length: layers started in
@@ -212,7 +232,7 @@ class TestWhatIsLinear:
         assert self.growth(model, shape, full, names, prompts=8) == [2, 2, 2]
 
     def test_the_budget_bounds_the_memory_of_a_pass(self, model, shape, load):
-        full = replace(load, prompts=8, budget=100)
+        full = replace(load, prompts=8, completion=20, budget=100)
         few, many = (
             model.phases(shape, each) for each in (full, replace(full, prompts=32, group=8))
         )

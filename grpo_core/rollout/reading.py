@@ -245,7 +245,7 @@ def reader(
             tried[kind] = _difference(kind(model, pad_id), model, prompts)
         return tried[kind]
 
-    pays = 1 < copies <= WIDEST and min(map(len, prompts)) >= steps
+    pays = packing_pays(copies, min(map(len, prompts)), steps)
     if pays and _all_attend(model) and why_not(Packed) is None:
         return Packed(model, pad_id)
     told = Cached in _inexact.get(model, {})
@@ -259,6 +259,12 @@ def reader(
             stacklevel=3,
         )
     return Plain(model)
+
+
+def packing_pays(copies: int, prompt: int, steps: int) -> bool:
+    """Whether one row for `copies` completions of up to `steps` tokens, behind a prompt of
+    `prompt` tokens, is less to read than a row for each."""
+    return 1 < copies <= WIDEST and prompt >= steps
 
 
 def _all_attend(model: Any) -> bool:
