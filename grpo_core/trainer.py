@@ -80,6 +80,7 @@ class Trainer:
         )
         if self.accelerator.num_processes != ranks.world:
             raise ConfigError("several processes are started by `grpo train` under a launcher")
+        sharding.before_loading(self.accelerator)
         torch.manual_seed(train.seed)
         policy = load_policy(
             config.model.name,

@@ -117,6 +117,13 @@ class TestRun:
             command.train(project / "grpo.yaml", ["train.output_dir=run"])
         assert not (project / "run").exists()
 
+    @pytest.mark.skipif(torch.accelerator.is_available(), reason="there is a GPU")
+    def test_deepspeed_without_a_gpu_is_refused(self, project, monkeypatch):
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+        with pytest.raises(ConfigError, match="accelerate runs DeepSpeed on GPUs only"):
+            command.train(project / "grpo.yaml", ["train.output_dir=run"])
+
     @pytest.mark.slow
     @pytest.mark.parametrize("env", [{}, FSDP2], ids=["ddp", "fsdp2"])
     def test_resuming_gives_the_undisturbed_run(self, project, env):

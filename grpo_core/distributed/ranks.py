@@ -19,6 +19,7 @@ import torch.distributed as dist
 from accelerate import PartialState
 
 from grpo_core.distributed.watch import Watch
+from grpo_core.errors import ConfigError
 
 T = TypeVar("T")
 
@@ -111,13 +112,17 @@ def join(stall_s: float) -> Iterator[Ranks]:
 
     When one leaves with an exception, dies, or when for `stall_s` seconds none makes any
     progress, all end within a minute, and the reason is on the terminal. An exception whose
-    `on_every_rank` is true is raised on all alike and ends nothing else.
+    `on_every_rank` is true is raised on all alike and ends nothing else. Raises ConfigError
+    for DeepSpeed without a GPU: accelerate would quietly go on without it.
     """
     world = launched()
     if world == 1:
         yield ALONE
         return
-    state = PartialState(cpu=not torch.accelerator.is_available())
+    cpu = not torch.accelerator.is_available()
+    if cpu and os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
+        raise ConfigError("accelerate runs DeepSpeed on GPUs only, and there is none here")
+    state = PartialState(cpu=cpu)
     if state.num_processes != world:
         raise RuntimeError(
             f"the launcher started {world} processes, and accelerate sees {state.num_processes}"

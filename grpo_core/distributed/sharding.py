@@ -61,6 +61,15 @@ def shard(passes: nn.Module, accelerator: Accelerator, world: int) -> None:
         passes([Group([0], [[0]])])
 
 
+def before_loading(accelerator: Accelerator) -> None:
+    """Have transformers load models whole: accelerate tells it of ZeRO-3, whatever
+    `zero3_init_flag` says, and it would spread each over the ranks at once."""
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        from transformers.integrations import unset_hf_deepspeed_config
+
+        unset_hf_deepspeed_config()
+
+
 def prepare(
     accelerator: Accelerator, passes: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[Any, Any]:
@@ -243,10 +252,8 @@ def _stage(accelerator: Accelerator) -> int:
 
 @contextmanager
 def _gathered_by_deepspeed(engine: Any) -> Iterator[None]:
-    """Not run by this project's tests, which have no DeepSpeed.
-
-    Its hooks would give the parameters back behind each module, so they rest meanwhile.
-    """
+    """Its hooks would give the parameters back behind each module, so they rest meanwhile.
+    Run by hand, not by this project's tests, which have no DeepSpeed."""
     deepspeed = importlib.import_module("deepspeed")
     offload = engine.optimizer.parameter_offload
     with deepspeed.zero.GatheredParameters(list(engine.module.parameters())):
