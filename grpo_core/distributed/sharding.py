@@ -65,9 +65,8 @@ def before_loading(accelerator: Accelerator) -> None:
     """Have transformers load models whole: accelerate tells it of ZeRO-3, whatever
     `zero3_init_flag` says, and it would spread each over the ranks at once."""
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
-        from transformers.integrations import unset_hf_deepspeed_config
-
-        unset_hf_deepspeed_config()
+        integrations: Any = importlib.import_module("transformers.integrations")
+        integrations.unset_hf_deepspeed_config()
 
 
 def prepare(
