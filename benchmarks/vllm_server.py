@@ -28,6 +28,9 @@ from grpo_core.rollout.vllm import Server
 TEXTS = ["The capital of France is", "2 + 2 =", "Once upon a time", "def add(a, b):"]
 WRONG = 0.2
 """Mean difference, in nats, that no precision explains."""
+SLACK = 5
+"""How much larger it may be with changed weights than with the model's own: a part that stayed
+behind, such as the head alone, is off by less than WRONG."""
 
 
 @torch.no_grad()
@@ -90,8 +93,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"{what:24} {synced - started:8.2f} {done - synced:8.2f} "
                 f"{means[what]:9.2g} {largest:9.2g}"
             )
-    right = means["the model's"] < WRONG and means["changed, sent"] < WRONG
-    right = right and means["changed, not sent"] > means["changed, sent"]
+    own, sent = means["the model's"], means["changed, sent"]
+    right = own < WRONG and sent < SLACK * own + 1e-3 and sent < means["changed, not sent"]
     print("the server draws from the weights it is sent" if right else "WRONG WEIGHTS")
     return 0 if right else 1
 
