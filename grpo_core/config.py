@@ -234,9 +234,10 @@ class TrainConfig(Section):
     """Steps between checkpoints; 0: only at the end."""
     keep: int = Field(default=3, gt=0)
     """How many checkpoints stay."""
-    stall_s: float = Field(default=300.0, gt=0)
+    stall_s: float | None = Field(default=None, gt=0)
     """Of several processes: seconds without any progress, beyond twice the longest deadline of
-    a reward, after which the run is ended with the reason."""
+    a reward, after which the run is ended with the reason. Not given: 40, and 300 with
+    `compile`, since a compilation is no progress."""
     max_failures: float = Field(default=0.5, gt=0, le=1)
     """Stop when more than this share of a step's scores end in error or invalid."""
     output_dir: str | None = None

@@ -344,7 +344,7 @@ class Trainer:
 
     def _drawing(self) -> contextlib.AbstractContextManager[None]:
         """Around drawing: whole weights, or patience with a server that has its own."""
-        if self.config.rollout.backend == "vllm":
+        if hasattr(self.collector.draw, "sync"):
             return self.ranks.busy("drawing")
         return sharding.gathered(self.passes, self.accelerator)
 

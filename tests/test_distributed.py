@@ -251,6 +251,16 @@ class TestTrouble:
         assert newest is not None and newest.name == "step-000002"
         assert len(lines(project / "run")) == 2
 
+    @pytest.mark.slow
+    def test_a_stalled_rank_ends_the_run_within_a_minute_as_configs_come(self, project):
+        stall = "open('stalled', 'w').close(); time.sleep(1000)"
+        (project / "my_rewards.py").write_text(TROUBLE.format(rank=1, call=11, trouble=stall))
+        settings = ["eval=null", "train.save_every=1", "train.output_dir=run"]
+        codes, told = launch(2, *TRAIN, *settings, cwd=project)
+        assert all(codes), told
+        assert "judging: digits" in " ".join(told[0].split())
+        assert time.time() - (project / "stalled").stat().st_mtime < 60
+
 
 class TestJudgement:
     """What rank 0 makes of what the ranks say."""

@@ -81,8 +81,9 @@ def train(
         )
     again = f"grpo train {config} {' '.join(overrides or [])}".rstrip() + " --resume"
     deadline = max(term.deadline_s for term in job.rubric.terms)
+    stall = job.config.train.stall_s or (300.0 if job.config.train.compile else 40.0)
     try:
-        with distributed.join(job.config.train.stall_s + 2 * deadline) as ranks:
+        with distributed.join(stall + 2 * deadline) as ranks:
             # rank 0 makes the folder, and only then do the others look
             found = _start(job, config, resume, say) if ranks.main else None
             found = ranks.gather(found)[0]
