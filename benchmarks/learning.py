@@ -113,7 +113,11 @@ def learning(bench: Bench, seeds: int, every: int) -> dict[str, Any]:
             judged = bench.judge(list(run.checkpoints.values()), f"{side}, seed {seed}")
             runs[side].append(
                 asdict(run)
-                | {"seed": seed, "judged": dict(zip(run.checkpoints, judged, strict=True))}
+                | {
+                    "seed": seed,
+                    "checkpoints": list(run.checkpoints),  # their folders are gone afterwards
+                    "judged": dict(zip(run.checkpoints, judged, strict=True)),
+                }
             )
     return {"start": start[0], "runs": runs, "checkpoints": _checkpoints(runs)}
 
