@@ -63,6 +63,7 @@ PLAIN = [
     "engine.fused_head=false",
     "engine.shared_prefill=false",
     "engine.drop_finished=false",
+    "engine.packed_weights=false",
     "engine.skip_silent=false",
     "engine.sort_by_length=false",
 ]
@@ -72,7 +73,8 @@ LEVERS: dict[str, list[str]] = {
     "fused head: off": PLAIN[1:2],
     "shared prefill: off": PLAIN[2:3],
     "drop finished: off": PLAIN[3:4],
-    "sort by length: off": PLAIN[5:6],
+    "packed weights: off": PLAIN[4:5],
+    "sort by length: off": PLAIN[6:7],
     "all off": PLAIN,
 }
 PEAK_TFLOPS = {"H200": 989, "H100": 989, "A100": 312, "L40S": 362, "4090": 165, "B200": 2250}
@@ -276,7 +278,7 @@ def levers(bench: Bench, setting: Setting, repeats: int) -> dict[str, dict[str, 
             continue
         silent = {"reward": "half_silent"}
         on = bench.run("ours", setting, "half the groups silent", repeat, **silent)
-        off = bench.run("ours", setting, "skip silent: off", repeat, overrides=PLAIN[4:5], **silent)
+        off = bench.run("ours", setting, "skip silent: off", repeat, overrides=PLAIN[5:6], **silent)
         runs.setdefault("skip silent: off (half the groups silent)", []).append((off, on))
     found = {}
     for name, pairs in runs.items():

@@ -186,9 +186,10 @@ class RolloutConfig(Section):
 class EngineConfig(Section):
     """What makes the engine fast. Each changes how long a step takes, not what it learns."""
 
-    shared_prompt: Literal["auto", "mask", "key_value", "plain"] = "auto"
-    """How a group's prompt is read in training: once in a row with all its completions, once
-    as a cache, or with each completion. `auto`: the first of these that a check at the start
+    shared_prompt: Literal["auto", "blocks", "mask", "key_value", "plain"] = "auto"
+    """How a group's prompt is read in training: once in a row with all its completions (where
+    attention computes only blocks that are seen, or goes by a mask), once as a cache, or with
+    each completion. `auto`: the first of these that a check at the start
     finds exact for the model."""
     fused_head: bool = True
     """Logits only where a completion token is predicted, in chunks, never kept whole."""
@@ -196,6 +197,9 @@ class EngineConfig(Section):
     """Read a group's prompt once in drawing."""
     drop_finished: bool = True
     """Completions that have ended leave the batch being drawn."""
+    packed_weights: bool = True
+    """On a CPU, copy the weights once a rollout into the layout that few rows are multiplied by
+    fastest; takes as much memory as the weights while completions are drawn."""
     skip_silent: bool = True
     """No passes for samples that can change nothing (advantage 0, no KL, no entropy bonus)."""
     sort_by_length: bool = True
@@ -221,7 +225,7 @@ class TrainConfig(Section):
     """Longer gradients are shortened to this."""
     tokens_per_micro_batch: int | None = Field(default=None, gt=0)
     """Padded tokens in one forward and backward pass; bounds memory, changes no result. When
-    not given 16,384, and 768 on a CPU, where more at a time is no faster."""
+    not given 16,384, and 832 on a CPU, where more at a time is no faster."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the arithmetic in training. `auto`: bfloat16 where the hardware has it fast."""
     gradient_checkpointing: bool = False

@@ -29,6 +29,7 @@ from grpo_core.distributed import ALONE, Muted, Ranks, Watcher, sharding
 from grpo_core.errors import ConfigError
 from grpo_core.evaluation import evaluate
 from grpo_core.metrics import RunFolder
+from grpo_core.onednn import bound_programs
 from grpo_core.passes import self_check
 from grpo_core.plugins import Host
 from grpo_core.policy import Policy, load_model, load_policy
@@ -81,6 +82,7 @@ class Trainer:
         if self.accelerator.num_processes != ranks.world:
             raise ConfigError("several processes are started by `grpo train` under a launcher")
         sharding.before_loading(self.accelerator)
+        bound_programs()
         torch.manual_seed(train.seed)
         policy = load_policy(
             config.model.name,

@@ -79,12 +79,24 @@ FAMILIES = {
     ),
 }
 EAGER_ONLY = {"gemma2", "bloom"}
-HOLDS = {name: ("mask", "key_value", "plain") for name in FAMILIES} | {
-    "bloom": ("key_value", "plain"),
-    "lfm2": ("plain",),
-    "qwen3_next": ("plain",),
-}
-"""What each family allows, fastest first."""
+HOLDS = (
+    {name: ("blocks", "mask", "key_value", "plain") for name in FAMILIES}
+    | {
+        name: ("mask", "key_value", "plain")
+        for name in ("qwen2_windows", "mistral", "gemma2", "gemma3")
+    }
+    | {
+        "bloom": ("key_value", "plain"),
+        "lfm2": ("plain",),
+        "qwen3_next": ("plain",),
+    }
+)
+"""What each family allows, fastest first; blocks only with torch's own attention."""
+
+
+def holds(family, attention):
+    return [form for form in HOLDS[family] if form != "blocks" or attention == "sdpa"]
+
 
 GROUPS = [
     Group([5, 6, 7, 8, 9, 10, 11, 12, 13], [[20, 21, 22, 2], [23], [24, 25, 26, 27, 28, 29, 30]]),
@@ -156,7 +168,7 @@ def test_every_form_gives_the_models_own_numbers_and_gradients(family, attention
     logp, entropy = truth(model, temperature=0.7)
     weight = weights(len(logp)).to(logp.dtype)
     expected = gradients(model, weight @ logp + 0.1 * weight.flip(0) @ entropy)
-    for form in HOLDS[family]:
+    for form in holds(family, attention):
         for fused in (True, False):
             passes = Passes(model, pad_id=0, form=form, fused_head=fused, temperature=0.7)
             found = passes(GROUPS, entropy=True)
@@ -173,9 +185,9 @@ def test_every_form_gives_the_models_own_numbers_and_gradients(family, attention
 def test_the_self_check_chooses_the_fastest_form_that_holds(family, attention):
     model = build(family, attention, torch.float32)
     passes, lines = self_check(model, pad_id=0)
-    assert (passes.form, passes.fused_head) == (HOLDS[family][0], True), lines
+    assert (passes.form, passes.fused_head) == (holds(family, attention)[0], True), lines
     assert lines[-1] == f"training passes: form {passes.form}, fused head"
-    assert len(lines) == 4 - len(HOLDS[family])
+    assert len(lines) == 5 - len(holds(family, attention))
     assert all("refused" in line for line in lines[:-1])
 
 
@@ -208,7 +220,7 @@ def causal_alone(segments, positions, window=None):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_mask_without_blocks_is_refused(monkeypatch, dtype):
     monkeypatch.setattr(pack, "block_mask", causal_alone)
-    passes, lines = self_check(build("llama", "sdpa", dtype), pad_id=0)
+    passes, lines = self_check(build("llama", "sdpa", dtype), pad_id=0, form="mask")
     assert passes.form == "key_value"
     assert "form mask refused: differs by" in lines[0]
 
@@ -304,7 +316,7 @@ def test_lora_gradients_equal_those_of_the_plain_path():
         if "lora_B" in name:  # zero at first, and with it half of the gradients
             torch.nn.init.normal_(parameter, std=0.1)
     passes, lines = self_check(model, pad_id=0)
-    assert (passes.form, passes.fused_head) == ("mask", True), lines
+    assert (passes.form, passes.fused_head) == ("blocks", True), lines
     logp, _ = truth(model)
     expected = gradients(model, logp.sum())
     assert len(expected) == 2 * (2 * 2 + 1)
@@ -315,7 +327,7 @@ def test_lora_gradients_equal_those_of_the_plain_path():
     assert not torch.allclose(reference, logp)
 
 
-@pytest.mark.parametrize("form", ["mask", "key_value", "plain"])
+@pytest.mark.parametrize("form", pack.FORMS)
 def test_under_bf16_autocast_the_softmax_stays_in_float32(form):
     model = build("qwen3", "sdpa", torch.float32)
     logp, _ = truth(model)
@@ -331,7 +343,7 @@ def test_the_check_holds_under_autocast():
     model = build("llama", "sdpa", torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
         passes, lines = self_check(model, pad_id=0)
-    assert (passes.form, passes.fused_head) == ("mask", True), lines
+    assert (passes.form, passes.fused_head) == ("blocks", True), lines
 
 
 def test_ddp_wraps_passes_with_a_chunked_head(monkeypatch, tmp_path):
@@ -405,7 +417,7 @@ def test_an_impossible_token_has_no_probability_and_no_nan():
 # --- edges ---
 
 
-@pytest.mark.parametrize("form", ["mask", "key_value", "plain"])
+@pytest.mark.parametrize("form", pack.FORMS)
 @pytest.mark.parametrize(
     "groups",
     [
@@ -447,7 +459,7 @@ LENGTHS = st.lists(
 @given(
     LENGTHS,
     st.integers(1, 300),
-    st.sampled_from(["mask", "key_value", "plain"]),
+    st.sampled_from(pack.FORMS),
     st.sampled_from([1, 64, 1024]),
     st.booleans(),
 )

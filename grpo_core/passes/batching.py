@@ -17,7 +17,7 @@ Pass = list[tuple[int, list[int]]]
 def default_budget(device: str) -> int:
     """Padded tokens a pass on a type of device, where nobody says another number: on a CPU more
     at a time is no faster and takes more memory."""
-    return 768 if device == "cpu" else 16384
+    return 832 if device == "cpu" else 16384
 
 
 def padded_tokens(
@@ -33,6 +33,8 @@ def padded_tokens(
     ]
     if form == "mask":
         return len(entries) * max(prompt + sum(lengths) for prompt, lengths in entries)
+    if form == "blocks":
+        return sum(prompt + sum(lengths) for prompt, lengths in entries)
     count = sum(len(lengths) for _, lengths in entries)
     if form == "plain":
         return count * max(prompt + max(lengths) for prompt, lengths in entries)
@@ -52,8 +54,8 @@ def micro_batches(
     """Which completions of which groups go into one pass.
 
     At most `budget` padded tokens a pass; one completion longer than that stands alone.
-    With `sort` similar lengths go together, else the order is kept. A group is split over
-    rows where that is cheaper: a row of n tokens costs 6·hidden_size·n + n² (the linear
+    With `sort` similar lengths go together, else the order is kept. Under a mask a group is
+    split over rows where that is cheaper: a row of n tokens costs 6·hidden_size·n + n² (the linear
     layers and the attention of a transformer block, over 4·hidden_size).
     """
 
@@ -77,10 +79,10 @@ def micro_batches(
             prompt = prompt_lengths[group]
             best = sum(lengths) / math.sqrt(max(1, prompt * (prompt + 6 * hidden_size)))
             rows = min(len(order), max(1, round(best)))
-        parts = _split(order, lengths, rows, even=form == "mask")
+        parts = _split(order, lengths, rows, even=form in ("blocks", "mask"))
         while rows < len(order) and max(tokens([(group, part)]) for part in parts) > budget:
             rows += 1
-            parts = _split(order, lengths, rows, even=form == "mask")
+            parts = _split(order, lengths, rows, even=form in ("blocks", "mask"))
         entries += [(group, part) for part in parts]
     if sort:
         entries.sort(key=lambda entry: -tokens([entry]))

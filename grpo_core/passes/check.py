@@ -7,7 +7,7 @@ scaled in a model's own forward. So nothing is trusted by name alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
@@ -89,7 +89,7 @@ def self_check(
         if fused_head and (why := refusal("plain", True)):
             lines.append(f"fused head refused: {why}; the model's own forward makes the logits")
             fused_head = False
-        for candidate in FORMS if form == "auto" else FORMS[FORMS.index(form) :]:
+        for candidate in _candidates(model, form):
             why = _known(model, candidate) or refusal(candidate, fused_head)
             if why is None or candidate == "plain":
                 break
@@ -104,6 +104,14 @@ def self_check(
     return passes, lines
 
 
+def _candidates(model: Any, form: Form | Literal["auto"]) -> Sequence[Form]:
+    """Fastest first. Blocks are for a CPU: elsewhere kernels are fast at masks."""
+    if form != "auto":
+        return FORMS[FORMS.index(form) :]
+    on_cpu = model.get_input_embeddings().weight.device.type == "cpu"
+    return FORMS if on_cpu else FORMS[1:]
+
+
 def _known(model: Any, form: Form) -> str | None:
     """Why a form cannot hold, where the config alone says it."""
     if form == "plain":
@@ -114,10 +122,14 @@ def _known(model: Any, form: Form) -> str | None:
         return (
             f"layers of type {', '.join(sorted(map(str, other)))} carry state from token to token"
         )
-    if form == "key_value" and any(
-        getattr(module, "gradient_checkpointing", False) for module in model.modules()
-    ):
+    recomputes = any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+    if form == "key_value" and recomputes:
         return "gradient checkpointing keeps no key/value cache"
+    if form == "blocks":
+        if recomputes:
+            return "gradient checkpointing would recompute another attention"
+        if config._attn_implementation != "sdpa":
+            return f"the model's attention is {config._attn_implementation}"
     return None
 
 

@@ -1,5 +1,7 @@
-"""A model's pass over groups in one of three forms that give the same numbers.
+"""A model's pass over groups in one of four forms that give the same numbers.
 
+`blocks`: a group's completions behind one copy of the prompt, all groups in one row, with
+attention of our own that computes only what is seen (`blocks.py`; on a CPU).
 `mask`: a group's completions packed behind one copy of the prompt under a block mask.
 `key_value`: the prompt read once, its cache, with gradient, expanded to the group.
 `plain`: every completion behind its own prompt. Which form holds for a model is `check`'s.
@@ -15,7 +17,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from grpo_core.passes import head, pack
+from grpo_core.passes import blocks, head, pack
+from grpo_core.passes.blocks import Unsupported
 from grpo_core.passes.pack import Form, Group
 
 
@@ -27,10 +30,6 @@ class TokenLogps(NamedTuple):
     mask: Bool[Tensor, "batch time"]
     """True at completion tokens."""
     entropy: Float[Tensor, "batch time"] | None
-
-
-class Unsupported(RuntimeError):
-    """The model cannot make its passes in this form."""
 
 
 class Passes(nn.Module):
@@ -82,6 +81,20 @@ class Passes(nn.Module):
         return TokenLogps(
             spread(logp), mask.to(device), None if entropies is None else spread(entropies)
         )
+
+    def _blocks(self, groups: Sequence[Group], device: torch.device) -> Tensor:
+        layout, spans = pack.joined(groups, device)
+        with blocks.attending(head.split(self.model).decoder.config):
+            states, _ = self._run(
+                layout.source,
+                input_ids=layout.ids,
+                position_ids=layout.positions,
+                # nothing looks at it; with four dimensions it keeps the model from making one
+                attention_mask=torch.zeros(1, 1, 1, 1, device=device),
+                blocks=spans,
+                use_cache=False,
+            )
+        return states
 
     def _mask(self, groups: Sequence[Group], device: torch.device) -> Tensor:
         layout = pack.packed(groups, self.pad_id, device)

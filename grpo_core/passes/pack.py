@@ -13,10 +13,10 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-Form = Literal["mask", "key_value", "plain"]
+Form = Literal["blocks", "mask", "key_value", "plain"]
 """How completions share their prompt in a pass, fastest first."""
 
-FORMS: tuple[Form, ...] = ("mask", "key_value", "plain")
+FORMS: tuple[Form, ...] = ("blocks", "mask", "key_value", "plain")
 
 PROMPT, PADDING = 0, -1
 """Segments of a packed row; its completions are 1, 2, …"""
@@ -51,22 +51,48 @@ class Layout(NamedTuple):
 def packed(groups: Sequence[Group], pad_id: int, device: torch.device) -> Layout:
     """One row a group: the prompt once, then its completions, positions restarting after
     the prompt."""
-    rows, source = [], []
-    for prompt, completions in groups:
-        start = len(prompt)
-        row = Row(list(prompt), list(range(start)), [PROMPT] * start)
-        places: list[int] = []
-        for segment, completion in enumerate(completions, 1):
-            first = len(row.ids)
-            read = list(completion[:-1])
-            row.ids.extend(read)
-            row.positions.extend(range(start, start + len(read)))
-            row.segments.extend([segment] * len(read))
-            if len(completion):
-                places += [start - 1, *range(first, first + len(read))]
-        rows.append(row)
-        source.append(places)
+    rows, source = zip(*map(_row, groups), strict=True)
     return _layout(rows, source, pad_id, device)
+
+
+def _row(group: Group) -> tuple[Row, list[int]]:
+    """A group behind one copy of its prompt, and where its completions' tokens are predicted."""
+    start = len(group.prompt)
+    row = Row(list(group.prompt), list(range(start)), [PROMPT] * start)
+    places: list[int] = []
+    for segment, completion in enumerate(group.completions, 1):
+        first = len(row.ids)
+        read = list(completion[:-1])
+        row.ids.extend(read)
+        row.positions.extend(range(start, start + len(read)))
+        row.segments.extend([segment] * len(read))
+        if len(completion):
+            places += [start - 1, *range(first, first + len(read))]
+    return row, places
+
+
+class Span(NamedTuple):
+    """Where a group lies in a row: its prompt, and right behind it its completions."""
+
+    start: int
+    prompt: int
+    """Tokens."""
+    completions: tuple[int, ...]
+    """Tokens of each that are read."""
+
+
+def joined(groups: Sequence[Group], device: torch.device) -> tuple[Layout, list[Span]]:
+    """All groups in one row, one behind the other, without padding."""
+    row, source, spans = Row([], [], []), [], []
+    for group in groups:
+        alone, places = _row(group)
+        start = len(row.ids)
+        for whole, part in zip(row, alone, strict=True):
+            whole.extend(part)
+        source += [start + place for place in places]
+        read = tuple(max(0, len(completion) - 1) for completion in group.completions)
+        spans.append(Span(start, len(group.prompt), read))
+    return _layout([row], [source], PADDING, device), spans
 
 
 def separate(groups: Sequence[Group], pad_id: int, device: torch.device) -> Layout:
@@ -78,7 +104,9 @@ def separate(groups: Sequence[Group], pad_id: int, device: torch.device) -> Layo
     return packed(single, pad_id, device)
 
 
-def _layout(rows: list[Row], source: list[list[int]], pad_id: int, device: torch.device) -> Layout:
+def _layout(
+    rows: Sequence[Row], source: Sequence[list[int]], pad_id: int, device: torch.device
+) -> Layout:
     length = max(len(row.ids) for row in rows)
 
     def pad(values: list[int], fill: int) -> list[int]:

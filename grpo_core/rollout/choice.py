@@ -42,4 +42,5 @@ def sampling_of(config: Config) -> Sampling:
         batch_size=rollout.batch_size,
         shared_prefill=engine.shared_prefill,
         drop_finished=engine.drop_finished,
+        packed_weights=engine.packed_weights,
     )

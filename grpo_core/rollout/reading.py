@@ -334,9 +334,9 @@ class _Buffer:
         own = kept.untyped_storage().data_ptr() == self.tensor.untyped_storage().data_ptr()
         before = kept.shape[-2]
         if not own or self.end + n > self.tensor.shape[-2]:
-            self.tensor = new.new_empty(
-                *new.shape[:-2], before + n * (1 + max(ROOM, before // 16)), new.shape[-1]
-            )
+            # none behind a prompt: what follows it is far less than another prompt
+            room = n * max(ROOM, before // 16) if before else 0
+            self.tensor = new.new_empty(*new.shape[:-2], before + n + room, new.shape[-1])
             self.tensor[..., :before, :] = kept
             self.end = before
         self.tensor[..., self.end : self.end + n, :] = new

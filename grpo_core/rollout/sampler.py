@@ -7,6 +7,7 @@ paged attention (other backends).
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from grpo_core.onednn import packed_weights
 from grpo_core.policy import Policy
 from grpo_core.rollout.reading import Reader, reader
 
@@ -39,6 +41,8 @@ class Sampling:
     """Read a prompt once for its group."""
     drop_finished: bool = True
     """Completions that have ended leave the batch."""
+    packed_weights: bool = True
+    """On a CPU, multiply by copies of the weights that are laid out for few rows."""
 
 
 @dataclass
@@ -80,21 +84,27 @@ def draw(
     drawn: dict[int, Completion] = {}
     training = policy.model.training
     policy.model.eval()
+    packed = packed_weights(policy.model) if sampling.packed_weights else contextlib.nullcontext()
     try:
-        size = max(1, sampling.batch_size // group_size)
-        for first in range(0, len(prompts), size):
-            before = first * group_size
+        with packed:
+            size = max(1, sampling.batch_size // group_size)
+            for first in range(0, len(prompts), size):
+                before = first * group_size
 
-            def finished(n: int, completion: Completion, before: int = before) -> None:
-                drawn[before + n] = completion
-                on_finished(before + n, completion)
+                def finished(n: int, completion: Completion, before: int = before) -> None:
+                    drawn[before + n] = completion
+                    on_finished(before + n, completion)
 
-            part, share = prompts[first : first + size], sampling.shared_prefill
-            rows = reader(
-                policy.model, policy.pad_id, part, group_size if share else 1, sampling.max_tokens
-            )
-            logits = rows.start(part, group_size, share)
-            _draw_batch(rows, logits, policy.eos_ids, sampling, generator, finished)
+                part, share = prompts[first : first + size], sampling.shared_prefill
+                rows = reader(
+                    policy.model,
+                    policy.pad_id,
+                    part,
+                    group_size if share else 1,
+                    sampling.max_tokens,
+                )
+                logits = rows.start(part, group_size, share)
+                _draw_batch(rows, logits, policy.eos_ids, sampling, generator, finished)
     finally:
         policy.model.train(training)
     return [drawn[n] for n in range(len(drawn))]
