@@ -52,7 +52,9 @@ def test_blocks_give_the_numbers_and_gradients_of_a_mask(sizes, heads, seed):
     torch.testing.assert_close(out, expected)
     weight = torch.randn_like(expected)
     found = torch.autograd.grad((out * weight).sum(), inputs)
-    for one, other in zip(found, torch.autograd.grad((expected * weight).sum(), inputs), strict=True):
+    for one, other in zip(
+        found, torch.autograd.grad((expected * weight).sum(), inputs), strict=True
+    ):
         torch.testing.assert_close(one, other)
 
 

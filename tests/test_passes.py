@@ -170,7 +170,7 @@ def test_every_form_gives_the_models_own_numbers_and_gradients(family, attention
     expected = gradients(model, weight @ logp + 0.1 * weight.flip(0) @ entropy)
     for form in holds(family, attention):
         for fused in (True, False):
-            passes = Passes(model, pad_id=0, form=form, fused_head=fused, temperature=0.7)
+            passes = Passes(model, pad_id=0, form=form, fused_head=fused, temperature=0.7, short=0)
             found = passes(GROUPS, entropy=True)
             assert [row.tolist().count(True) for row in found.mask] == [4, 1, 7, 8, 2, 3]
             torch.testing.assert_close(found.logp[found.mask], logp, rtol=1e-5, atol=1e-5)
@@ -332,7 +332,7 @@ def test_under_bf16_autocast_the_softmax_stays_in_float32(form):
     model = build("qwen3", "sdpa", torch.float32)
     logp, _ = truth(model)
     with torch.autocast("cpu", torch.bfloat16):
-        found = Passes(model, pad_id=0, form=form)(GROUPS)
+        found = Passes(model, pad_id=0, form=form, short=0)(GROUPS)
     assert found.logp.dtype == torch.float32
     assert (found.logp[found.mask] - logp).abs().mean() < 0.05
     found.logp.sum().backward()
@@ -430,7 +430,7 @@ def test_an_impossible_token_has_no_probability_and_no_nan():
 )
 def test_shortest_completions(form, groups):
     model = build("llama", "sdpa")
-    found = Passes(model, pad_id=0, form=form)(groups)
+    found = Passes(model, pad_id=0, form=form, short=0)(groups)
     lengths = [len(c) for group in groups for c in group.completions]
     assert found.mask.sum(1).tolist() == lengths
     assert found.logp.shape == (len(lengths), max(lengths))
@@ -479,6 +479,31 @@ def test_a_group_stays_behind_one_prompt_until_attention_costs_more():
     rows = micro_batches([256], [long], 10**6, "mask", hidden_size=256)[0]
     assert len(rows) > 8
     assert len(micro_batches([256], [long], 10**6, "mask", hidden_size=65536)[0]) < len(rows)
+
+
+def test_blocks_split_no_group_but_into_short_rows_that_go_under_a_mask(monkeypatch):
+    whole = [(0, list(range(8)))]
+    assert micro_batches([256], [[64] * 8], 10**6, "blocks", hidden_size=256) == [whole]
+    assert micro_batches([256], [[512] * 8], 10**6, "blocks", hidden_size=256) == [whole]
+    short = micro_batches([10], [[48] * 8], 10**6, "blocks", hidden_size=128)
+    assert short == micro_batches([10], [[48] * 8], 10**6, "mask", hidden_size=128)
+
+    made = []
+    for form in ("blocks", "mask"):
+        monkeypatch.setattr(Passes, f"_{form}", noted(made, form, getattr(Passes, f"_{form}")))
+    model = build("llama", "sdpa")
+    for prompt, expected in ((100, ["blocks", "mask"]), (130, ["blocks"])):
+        made.clear()
+        Passes(model, pad_id=0, form="blocks")([Group([5] * prompt, [[6] * 8])])
+        assert made == expected
+
+
+def noted(made, form, method):
+    def call(*arguments):
+        made.append(form)
+        return method(*arguments)
+
+    return call
 
 
 def test_similar_lengths_go_together_unless_the_order_is_kept():

@@ -10,6 +10,9 @@ from collections.abc import Sequence
 
 from grpo_core.passes.pack import Form
 
+SHORT = 128
+"""Tokens of a row up to which a mask hides too little to make blocks worth their calls."""
+
 Pass = list[tuple[int, list[int]]]
 """(group, its completions that go together), one entry a `Group` of the pass."""
 
@@ -73,12 +76,14 @@ def micro_batches(
             entries += [(group, [i]) for i in order]
             continue
         rows = 1
-        if form == "mask":
+        if form in ("blocks", "mask"):
             # the cost of S completion tokens on k rows, each with its prompt P, is least at
             # k = S / sqrt(P (P + 6 hidden_size))
             prompt = prompt_lengths[group]
             best = sum(lengths) / math.sqrt(max(1, prompt * (prompt + 6 * hidden_size)))
             rows = min(len(order), max(1, round(best)))
+            if form == "blocks" and prompt + math.ceil(sum(lengths) / rows) > SHORT:
+                rows = 1  # what is hidden costs nothing
         parts = _split(order, lengths, rows, even=form in ("blocks", "mask"))
         while rows < len(order) and max(tokens([(group, part)]) for part in parts) > budget:
             rows += 1

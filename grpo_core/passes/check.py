@@ -65,7 +65,7 @@ def self_check(
 
         def attempt(form: Form, fused: bool) -> Trial | str:
             passes = Passes(
-                model, pad_id=pad_id, form=form, fused_head=fused, temperature=temperature
+                model, pad_id=pad_id, form=form, fused_head=fused, temperature=temperature, short=0
             )
             try:
                 return _trial(passes, [groups], parameters)
@@ -91,6 +91,8 @@ def self_check(
             fused_head = False
         for candidate in _candidates(model, form):
             why = _known(model, candidate) or refusal(candidate, fused_head)
+            if candidate == "blocks":  # short rows go under a mask
+                why = why or refusal("mask", fused_head)
             if why is None or candidate == "plain":
                 break
             lines.append(f"form {candidate} refused: {why}")

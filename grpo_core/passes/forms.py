@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from grpo_core.passes import blocks, head, pack
+from grpo_core.passes.batching import SHORT
 from grpo_core.passes.blocks import Unsupported
 from grpo_core.passes.pack import Form, Group
 
@@ -48,11 +49,13 @@ class Passes(nn.Module):
         form: Form = "mask",
         fused_head: bool = True,
         temperature: float = 1.0,
+        short: int = SHORT,
     ) -> None:
+        """With the form `blocks` a pass whose rows have at most `short` tokens goes under a mask."""
         super().__init__()
         self.model = model
         self.pad_id, self.form, self.fused_head = pad_id, form, fused_head
-        self.temperature = temperature
+        self.temperature, self.short = temperature, short
 
     def forward(self, groups: Sequence[Group], entropy: bool = False) -> TokenLogps:
         """Log-probabilities of the groups' completion tokens; `entropy` of the distributions
@@ -84,6 +87,8 @@ class Passes(nn.Module):
 
     def _blocks(self, groups: Sequence[Group], device: torch.device) -> Tensor:
         layout, spans = pack.joined(groups, device)
+        if max(span.prompt + sum(span.completions) for span in spans) <= self.short:
+            return self._mask(groups, device)
         with blocks.attending(head.split(self.model).decoder.config):
             states, _ = self._run(
                 layout.source,
