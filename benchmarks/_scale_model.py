@@ -19,7 +19,7 @@ from itertools import combinations
 
 import numpy as np
 
-from grpo_core.passes import default_budget, micro_batches
+from grpo_core.passes import micro_batches
 from grpo_core.passes.head import KEEP
 from grpo_core.rollout.reading import packing_pays
 
@@ -76,7 +76,7 @@ class Load:
     mean: float | None = None
     """Of the completions; None: all are as long as the longest."""
     processes: int = 1
-    budget: int = default_budget("cpu")
+    budget: int = 768
     """`train.tokens_per_micro_batch`."""
     batch: int = 256
     """`rollout.batch_size`."""

@@ -68,6 +68,7 @@ PLAIN = [
     "engine.sort_by_length=false",
 ]
 LEVERS: dict[str, list[str]] = {
+    "shared prompt: mask": ["engine.shared_prompt=mask"],
     "shared prompt: key/value": ["engine.shared_prompt=key_value"],
     "shared prompt: off": PLAIN[:1],
     "fused head: off": PLAIN[1:2],

@@ -1,6 +1,8 @@
 """The policy and the built-in sampler: what is drawn is what the model says."""
 
+import json
 import math
+import shutil
 
 import pytest
 
@@ -11,6 +13,7 @@ from pathlib import Path  # noqa: E402
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
+from grpo_core import onednn  # noqa: E402
 from grpo_core.errors import ConfigError  # noqa: E402
 from grpo_core.passes import Group, Passes  # noqa: E402
 from grpo_core.policy import Policy, load_policy  # noqa: E402
@@ -22,6 +25,12 @@ from grpo_core.rollout.sampler import choose  # noqa: E402
 @pytest.fixture(scope="module")
 def policy(tiny_model):
     return load_policy(str(tiny_model), Path())
+
+
+@pytest.fixture(autouse=True)
+def small_layers_are_packed_too(monkeypatch):
+    """As those of a model of a usual size are."""
+    monkeypatch.setattr(onednn, "LARGE", 1)
 
 
 def generator(seed=0):
@@ -40,6 +49,19 @@ def drawn(policy, seed=0, group_size=4, prompts=PROMPTS, **sampling):
 def test_text_round_trips(policy):
     text = "<think>48/2 = 24\n</think><answer>\\boxed{24}</answer>"
     assert policy.decode(policy.encode(text)) == text
+
+
+def test_no_dropout_is_left_in_the_policy(tiny_model, tmp_path):
+    """Sampling has none, and in training it would be noise on the ratio."""
+    transformers = pytest.importorskip("transformers")
+    shutil.copytree(tiny_model, tmp_path / "model")
+    config = tmp_path / "model" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "attention_dropout": 0.5}))
+    raw = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    assert {m.attention_dropout for m in raw.modules() if hasattr(m, "attention_dropout")} == {0.5}
+    model = load_policy("model", tmp_path).model.train()
+    ids = torch.arange(3, 13).unsqueeze(0)
+    assert torch.equal(model(ids).logits, model(ids).logits)
 
 
 def test_messages_go_through_the_chat_template(policy):
@@ -290,10 +312,11 @@ EVEN = [[5, 9, 7, 8, 30, 31], [6, 5, 4, 3, 8, 9]]
 LONG = [[*range(5, 30)], [*range(40, 18, -1)], [*range(6, 66, 3)]]
 """Longer than what is drawn, so that a prompt is kept once for its group."""
 LEVERS = {
-    "both": {},
+    "all": {},
     "no shared prefill": {"shared_prefill": False},
     "no dropping": {"drop_finished": False},
-    "neither": {"shared_prefill": False, "drop_finished": False},
+    "weights as they are": {"packed_weights": False},
+    "none": {"shared_prefill": False, "drop_finished": False, "packed_weights": False},
 }
 
 
