@@ -20,7 +20,7 @@ Pass = list[tuple[int, list[int]]]
 def default_budget(device: str) -> int:
     """Padded tokens a pass on a type of device, where nobody says another number: on a CPU more
     at a time is little faster, where groups need not be split, and takes more memory."""
-    return 832 if device == "cpu" else 16384
+    return 800 if device == "cpu" else 16384
 
 
 def padded_tokens(
