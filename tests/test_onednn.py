@@ -60,8 +60,15 @@ def test_only_plain_large_layers_in_float32_are_packed():
     wrapped.forward = lambda hidden: hidden
     others = [Own(256, 256), nn.Linear(64, 64), nn.Linear(256, 256).bfloat16(), wrapped]
     before = [dict(layer.__dict__) for layer in others]
-    with packed_weights(nn.ModuleList([*others, nn.Linear(256, 256)])) as _:
+    with packed_weights(nn.ModuleList([*others, nn.Linear(256, 256)])):
         assert [layer.__dict__ for layer in others] == before
+
+
+def test_the_check_leaves_the_random_state_alone():
+    onednn._works.cache_clear()
+    state = torch.get_rng_state()
+    assert onednn._works()
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_without_the_operations_everything_stays(model, monkeypatch):
