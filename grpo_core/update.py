@@ -225,10 +225,12 @@ class _Visit:
         size = self.grpo.group_size
         inner = self.learner.accelerator.unwrap_model(self.learner.passes)
         groups = list(chosen)
+        prompts = [self._prompt_length(g) for g in groups]
+        budget = default_budget(self.device.type, max(prompts, default=0))
         batches = micro_batches(
-            [self._prompt_length(g) for g in groups],
+            prompts,
             [[self._length(g * size + j) for j in chosen[g]] for g in groups],
-            self.config.train.tokens_per_micro_batch or default_budget(self.device.type),
+            self.config.train.tokens_per_micro_batch or budget,
             inner.form,
             hidden_size=getattr(inner.model.config.get_text_config(), "hidden_size", 1024),
             sort=self.config.engine.sort_by_length,

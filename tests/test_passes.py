@@ -11,6 +11,7 @@ from hypothesis import strategies as st  # noqa: E402
 from grpo_core.passes import (  # noqa: E402
     Group,
     Passes,
+    default_budget,
     head,
     micro_batches,
     pack,
@@ -471,6 +472,14 @@ def test_every_completion_is_in_one_pass_within_budget(groups, budget, form, hid
     for chosen in passes:
         alone = sum(len(indices) for _, indices in chosen) == 1
         assert alone or padded_tokens(chosen, prompts, completions, form) <= budget
+
+
+def test_a_long_prompt_is_not_read_once_a_completion():
+    group = [64] * 8
+    for device, prompt in (("cpu", 100), ("cpu", 2000), ("cuda", 30_000)):
+        budget = default_budget(device, prompt)
+        assert len(micro_batches([prompt], [group], budget, "mask")) <= 2
+    assert default_budget("cpu", 400) == default_budget("cpu") == 800
 
 
 def test_a_group_stays_behind_one_prompt_until_attention_costs_more():

@@ -17,10 +17,15 @@ Pass = list[tuple[int, list[int]]]
 """(group, its completions that go together), one entry a `Group` of the pass."""
 
 
-def default_budget(device: str) -> int:
+def default_budget(device: str, prompt: int = 0) -> int:
     """Padded tokens a pass on a type of device, where nobody says another number: on a CPU more
-    at a time is little faster, where groups need not be split, and takes more memory."""
-    return 800 if device == "cpu" else 16384
+    at a time is little faster, where groups need not be split, and takes more memory.
+
+    Behind `prompt` tokens, the longest, half of that is left for completions at least: each
+    pass of a group that is split reads its prompt anew.
+    """
+    tokens = 800 if device == "cpu" else 16384
+    return max(tokens, prompt + tokens // 2)
 
 
 def padded_tokens(
