@@ -21,8 +21,8 @@ def default_budget(device: str, prompt: int = 0) -> int:
     """Padded tokens a pass on a type of device, where nobody says another number: on a CPU more
     at a time is little faster, where groups need not be split, and takes more memory.
 
-    Behind `prompt` tokens, the longest, half of that is left for completions at least: each
-    pass of a group that is split reads its prompt anew.
+    Behind a prompt of `prompt` tokens, the longest, half of the usual number is left for
+    completions at least: each pass of a group that is split reads the prompt anew.
     """
     tokens = 800 if device == "cpu" else 16384
     return max(tokens, prompt + tokens // 2)
