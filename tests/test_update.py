@@ -127,6 +127,19 @@ def test_the_order_of_passes_and_their_number_change_nothing(model, monkeypatch)
     assert (moved(model) - whole).norm() / whole.norm() < 1e-6
 
 
+def test_the_default_size_of_passes_goes_by_the_longest_prompt(model, monkeypatch):
+    asked = []
+
+    def budget(*arguments):
+        asked.append(arguments)
+        return 10**6
+
+    monkeypatch.setattr("grpo_core.update.default_budget", budget)
+    drawn = rollout(model)
+    learn(model, how=drawn, advantage=torch.ones(len(drawn.completions)))
+    assert asked == [("cpu", max(map(len, drawn.prompt_ids)))]
+
+
 def test_one_minibatch_a_group_makes_as_many_steps_but_for_the_silent(model):
     assert learn(model)[2] == 1
     assert learn(model, minibatches=2)[2] == 2
