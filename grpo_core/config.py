@@ -225,7 +225,7 @@ class TrainConfig(Section):
     """Longer gradients are shortened to this."""
     tokens_per_micro_batch: int | None = Field(default=None, gt=0)
     """Padded tokens in one forward and backward pass; bounds memory, changes no result. When
-    not given 16,384, and 800 on a CPU, where memory is the tighter; more behind prompts of over
+    not given 16,384, and 832 on a CPU, where memory is the tighter; more behind prompts of over
     half of that, so that a group's passes do not read its prompt too often."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the arithmetic in training. `auto`: bfloat16 where the hardware has it fast."""

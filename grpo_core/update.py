@@ -19,6 +19,7 @@ from accelerate import Accelerator
 from jaxtyping import Float
 from torch import Tensor
 
+from grpo_core import heap
 from grpo_core.algorithm import (
     Objective,
     count,
@@ -123,6 +124,7 @@ class Learner:
                     self.optimizer.step()
                     self.optimizer.zero_grad()
                     visit.learnt = True
+        heap.give_back()
         empty: Metrics = {"loss": 0.0, "grad_norm": 0.0, "kl": None}
         clips = [f"clip_ratio/{side}_mean" for side in ("low", "high", "region")]
         found = _TokenMean.of(self.ranks.gather(mean)).means()

@@ -47,15 +47,15 @@ def test_blocks_give_the_numbers_and_gradients_of_a_mask(sizes, heads, seed):
     torch.manual_seed(seed)
     shapes = [(1, heads[0], tokens, 8), (1, heads[1], tokens, 8), (1, heads[1], tokens, 8)]
     inputs = [(3 * torch.randn(s, dtype=torch.float64)).requires_grad_() for s in shapes]
-    out, _ = blocks.attention(None, *inputs, None, scaling=0.4, blocks=spans)
     expected = masked(*inputs, groups, 0.4)
-    torch.testing.assert_close(out, expected)
     weight = torch.randn_like(expected)
-    found = torch.autograd.grad((out * weight).sum(), inputs)
-    for one, other in zip(
-        found, torch.autograd.grad((expected * weight).sum(), inputs), strict=True
-    ):
-        torch.testing.assert_close(one, other)
+    gradients = torch.autograd.grad((expected * weight).sum(), inputs)
+    for how in (spans, blocks.rows(spans)):
+        out, _ = blocks.attention(None, *inputs, None, scaling=0.4, blocks=how)
+        torch.testing.assert_close(out, expected)
+        found = torch.autograd.grad((out * weight).sum(), inputs)
+        for one, other in zip(found, gradients, strict=True):
+            torch.testing.assert_close(one, other)
 
 
 def test_a_row_is_groups_one_behind_the_other_without_padding():

@@ -11,13 +11,16 @@ from hypothesis import strategies as st  # noqa: E402
 from grpo_core.passes import (  # noqa: E402
     Group,
     Passes,
+    blocks,
     default_budget,
+    forms,
     head,
     micro_batches,
     pack,
     padded_tokens,
     self_check,
 )
+from grpo_core.passes.batching import SHORT  # noqa: E402
 
 SIZES = {
     "vocab_size": 61,
@@ -164,14 +167,16 @@ def weights(count):
 
 
 @pytest.mark.parametrize(("family", "attention"), CASES)
-def test_every_form_gives_the_models_own_numbers_and_gradients(family, attention):
+def test_every_form_gives_the_models_own_numbers_and_gradients(family, attention, monkeypatch):
+    monkeypatch.setattr(forms, "even", lambda prompt, completions: True)  # else rows are not tried
     model = build(family, attention)
     logp, entropy = truth(model, temperature=0.7)
     weight = weights(len(logp)).to(logp.dtype)
     expected = gradients(model, weight @ logp + 0.1 * weight.flip(0) @ entropy)
     for form in holds(family, attention):
-        for fused in (True, False):
-            passes = Passes(model, pad_id=0, form=form, fused_head=fused, temperature=0.7, short=0)
+        for fused, short in ((True, 0), (False, 0), (True, SHORT)):
+            how = {"fused_head": fused, "temperature": 0.7, "short": short}
+            passes = Passes(model, pad_id=0, form=form, **how)
             found = passes(GROUPS, entropy=True)
             assert [row.tolist().count(True) for row in found.mask] == [4, 1, 7, 8, 2, 3]
             torch.testing.assert_close(found.logp[found.mask], logp, rtol=1e-5, atol=1e-5)
@@ -329,11 +334,13 @@ def test_lora_gradients_equal_those_of_the_plain_path():
 
 
 @pytest.mark.parametrize("form", pack.FORMS)
-def test_under_bf16_autocast_the_softmax_stays_in_float32(form):
+@pytest.mark.parametrize("short", [0, SHORT])
+def test_under_bf16_autocast_the_softmax_stays_in_float32(form, short, monkeypatch):
+    monkeypatch.setattr(forms, "even", lambda prompt, completions: True)
     model = build("qwen3", "sdpa", torch.float32)
     logp, _ = truth(model)
     with torch.autocast("cpu", torch.bfloat16):
-        found = Passes(model, pad_id=0, form=form, short=0)(GROUPS)
+        found = Passes(model, pad_id=0, form=form, short=short)(GROUPS)
     assert found.logp.dtype == torch.float32
     assert (found.logp[found.mask] - logp).abs().mean() < 0.05
     found.logp.sum().backward()
@@ -429,9 +436,10 @@ def test_an_impossible_token_has_no_probability_and_no_nan():
     ],
     ids=["one token each", "no token to read", "an empty one", "nothing but empty ones"],
 )
-def test_shortest_completions(form, groups):
+@pytest.mark.parametrize("short", [0, SHORT])
+def test_shortest_completions(form, groups, short):
     model = build("llama", "sdpa")
-    found = Passes(model, pad_id=0, form=form, short=0)(groups)
+    found = Passes(model, pad_id=0, form=form, short=short)(groups)
     lengths = [len(c) for group in groups for c in group.completions]
     assert found.mask.sum(1).tolist() == lengths
     assert found.logp.shape == (len(lengths), max(lengths))
@@ -479,7 +487,7 @@ def test_a_long_prompt_is_not_read_once_a_completion():
     for device, prompt in (("cpu", 100), ("cpu", 2000), ("cuda", 30_000)):
         budget = default_budget(device, prompt)
         assert len(micro_batches([prompt], [group], budget, "mask")) <= 2
-    assert default_budget("cpu", 400) == default_budget("cpu") == 800
+    assert default_budget("cpu", 400) == default_budget("cpu") == 832
 
 
 def test_a_group_stays_behind_one_prompt_until_attention_costs_more():
@@ -494,8 +502,9 @@ def test_blocks_split_no_group_but_into_short_rows_that_go_under_a_mask(monkeypa
     whole = [(0, list(range(8)))]
     assert micro_batches([256], [[64] * 8], 10**6, "blocks", hidden_size=256) == [whole]
     assert micro_batches([256], [[512] * 8], 10**6, "blocks", hidden_size=256) == [whole]
-    short = micro_batches([10], [[48] * 8], 10**6, "blocks", hidden_size=128)
-    assert short == micro_batches([10], [[48] * 8], 10**6, "mask", hidden_size=128)
+    ragged = [48, 40, 16, 16, 16, 16, 16, 16]
+    short = micro_batches([10], [ragged], 10**6, "blocks", hidden_size=128)
+    assert short == micro_batches([10], [ragged], 10**6, "mask", hidden_size=128)
 
     made = []
     for form in ("blocks", "mask"):
@@ -507,9 +516,22 @@ def test_blocks_split_no_group_but_into_short_rows_that_go_under_a_mask(monkeypa
         assert made == expected
 
 
-def noted(made, form, method):
+def test_short_completions_of_about_one_length_attend_in_rows(monkeypatch):
+    made = []
+    monkeypatch.setattr(blocks, "rows", noted(made, "rows", blocks.rows))
+    whole = [(0, list(range(8)))]
+    assert micro_batches([10], [[48] * 8], 10**6, "blocks", hidden_size=128) == [whole]
+    passes = Passes(build("llama", "sdpa"), pad_id=0, form="blocks")
+    passes([Group([5] * 10, [[6] * 48] * 8), Group([5] * 10, [[6] * 40] * 8)])
+    assert made == ["rows"]
+    for others in (Group([5] * 10, [[6] * 48, *[[6] * 4] * 7]), Group([5] * 80, [[6] * 8])):
+        passes([others, Group([5] * 10, [[6] * 48] * 8)])
+    assert made == ["rows"]
+
+
+def noted(made, what, method):
     def call(*arguments):
-        made.append(form)
+        made.append(what)
         return method(*arguments)
 
     return call

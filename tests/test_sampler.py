@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,12 +14,12 @@ from pathlib import Path  # noqa: E402
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
-from grpo_core import onednn  # noqa: E402
+from grpo_core import heap, onednn  # noqa: E402
 from grpo_core.errors import ConfigError  # noqa: E402
 from grpo_core.passes import Group, Passes  # noqa: E402
 from grpo_core.policy import Policy, load_policy  # noqa: E402
 from grpo_core.rollout import Sampling, draw  # noqa: E402
-from grpo_core.rollout.reading import Cached, Packed, Plain, reader  # noqa: E402
+from grpo_core.rollout.reading import Cached, Packed, Plain, _Buffer, reader  # noqa: E402
 from grpo_core.rollout.sampler import choose  # noqa: E402
 
 
@@ -428,6 +429,30 @@ def test_a_cache_that_outgrows_its_buffer_stays_exact(family):
         logps = one.model(torch.tensor([prompt + ids])).logits[0, 2:-1].log_softmax(-1)
     chosen = logps.gather(-1, torch.tensor(ids)[:, None])[:, 0]
     assert completion[0].logps == pytest.approx(chosen.tolist(), abs=1e-5)
+
+
+def test_a_cache_asks_for_memory_for_all_that_is_to_come():
+    """Of one size, then, so that each of many takes what the one before it has left."""
+    buffer = _Buffer(columns=20)
+    held = None
+    for n in range(1, 17):
+        held = buffer.append(held, torch.full((2, 3, 1, 4), float(n)))
+        assert held[1, 2, :, 3].tolist() == list(range(1, n + 1))
+        if n > 1:
+            assert held.untyped_storage().nbytes() == 2 * 3 * 20 * 4 * held.element_size()
+    for n in range(17, 27):  # more than was announced
+        held = buffer.append(held, torch.full((2, 3, 1, 4), float(n)))
+    assert held[0, 0, :, 0].tolist() == list(range(1, 27))
+
+
+def test_freed_memory_is_given_back_where_the_c_library_can(monkeypatch):
+    asked = []
+    heap.give_back()
+    monkeypatch.setattr(heap.ctypes, "CDLL", lambda _: SimpleNamespace(malloc_trim=asked.append))
+    heap.give_back()
+    monkeypatch.setattr(heap.ctypes, "CDLL", lambda _: SimpleNamespace())
+    heap.give_back()
+    assert asked == [0]
 
 
 def test_completions_are_handed_over_when_they_end(family):

@@ -140,6 +140,13 @@ def test_the_default_size_of_passes_goes_by_the_longest_prompt(model, monkeypatc
     assert asked == [("cpu", max(map(len, drawn.prompt_ids)))]
 
 
+def test_what_passes_leave_is_given_back_before_the_next_completions_are_drawn(model, monkeypatch):
+    given = []
+    monkeypatch.setattr("grpo_core.heap.give_back", lambda: given.append(True))
+    learn(model)
+    assert given == [True]
+
+
 def test_one_minibatch_a_group_makes_as_many_steps_but_for_the_silent(model):
     assert learn(model)[2] == 1
     assert learn(model, minibatches=2)[2] == 2

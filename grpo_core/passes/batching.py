@@ -12,6 +12,8 @@ from grpo_core.passes.pack import Form
 
 SHORT = 128
 """Tokens of a row up to which a mask hides too little to make blocks worth their calls."""
+FEW = 80
+"""Tokens of prompt and completion up to which both may stand in a row of their own."""
 
 Pass = list[tuple[int, list[int]]]
 """(group, its completions that go together), one entry a `Group` of the pass."""
@@ -24,7 +26,7 @@ def default_budget(device: str, prompt: int = 0) -> int:
     Behind a prompt of `prompt` tokens, the longest, half of the usual number is left for
     completions at least: each pass of a group that is split reads the prompt anew.
     """
-    tokens = 800 if device == "cpu" else 16384
+    tokens = 832 if device == "cpu" else 16384
     return max(tokens, prompt + tokens // 2)
 
 
@@ -48,6 +50,13 @@ def padded_tokens(
         return count * max(prompt + max(lengths) for prompt, lengths in entries)
     prompts = len(entries) * max(prompt for prompt, _ in entries)
     return prompts + count * max(max(lengths) for _, lengths in entries)
+
+
+def even(prompt: int, completions: Sequence[int]) -> bool:
+    """Whether completions are short and alike enough to attend in rows of their own, each behind
+    a copy of their prompt and padded to the longest."""
+    row = prompt + max(completions, default=0)
+    return row <= FEW and len(completions) * row <= 1.5 * (prompt + sum(completions))
 
 
 def micro_batches(
@@ -87,7 +96,8 @@ def micro_batches(
             prompt = prompt_lengths[group]
             best = sum(lengths) / math.sqrt(max(1, prompt * (prompt + 6 * hidden_size)))
             rows = min(len(order), max(1, round(best)))
-            if form == "blocks" and prompt + math.ceil(sum(lengths) / rows) > SHORT:
+            long = prompt + math.ceil(sum(lengths) / rows) > SHORT
+            if form == "blocks" and (long or even(prompt, lengths)):
                 rows = 1  # what is hidden costs nothing
         parts = _split(order, lengths, rows, even=form in ("blocks", "mask"))
         while rows < len(order) and max(tokens([(group, part)]) for part in parts) > budget:

@@ -5,7 +5,9 @@ all the same. Here only blocks that are seen are computed: a prompt with itself,
 completions with their prompt, each completion with itself. Where tokens look at two blocks the
 results are merged by the blocks' softmax sums, exactly; the backward pass of a block with the
 merged results is its share of the gradient (as in ring attention, arXiv 2310.01889). The
-blocks themselves are torch's flash attention for CPUs. Layout is `pack`'s, choosing `check`'s.
+blocks themselves are torch's flash attention for CPUs. Short completions of about one length
+attend in `Rows` of their own instead, behind copies of their prompt, in plain products: many
+blocks of a few tokens take the kernel longer. Layout is `pack`'s, choosing `check`'s.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from transformers import AttentionInterface
@@ -60,6 +62,46 @@ def _shared(span: Span) -> tuple[slice, slice] | None:
     prompt = slice(span.start, span.start + span.prompt)
     count = sum(span.completions)
     return (slice(prompt.stop, prompt.stop + count), prompt) if count else None
+
+
+class Rows(NamedTuple):
+    """Each completion in a row behind a copy of its prompt, all rows of one length."""
+
+    tokens: Int[Tensor, "rows length"]
+    """Where each stands among the joined groups; the first of all stands for padding too."""
+    places: Int[Tensor, " tokens"]
+    """Where each of the joined groups' tokens stands in the flattened rows."""
+
+
+def rows(spans: Sequence[Span]) -> Rows:
+    """Of groups that lie one behind the other."""
+    length = max(span.prompt + max(span.completions, default=0) for span in spans)
+    tokens: list[list[int]] = []
+    places: list[int] = []
+    for span in spans:
+        first = span.start + span.prompt
+        prompt = range(span.start, first)
+        places += range(len(tokens) * length, len(tokens) * length + span.prompt)
+        for read in span.completions or (0,):
+            begin = len(tokens) * length + span.prompt
+            places += range(begin, begin + read)
+            row = [*prompt, *range(first, first + read)]
+            tokens.append(row + [0] * (length - len(row)))
+            first += read
+    return Rows(torch.tensor(tokens), torch.tensor(places))
+
+
+def _by_rows(query: Tensor, key: Tensor, value: Tensor, rows: Rows, scale: float) -> Tensor:
+    """Right padding is seen by padding alone."""
+    heads, (count, length) = query.shape[1], rows.tokens.shape
+    index = rows.tokens.flatten()
+    query, key, value = (
+        x[0].index_select(1, index).view(heads * count, length, -1) for x in (query, key, value)
+    )
+    ahead = query.new_full((length, length), -torch.inf).triu(1)
+    scores = torch.baddbmm(ahead, query, key.transpose(1, 2), alpha=scale)
+    out = scores.softmax(-1) @ value
+    return out.view(1, heads, count * length, -1).index_select(2, rows.places)
 
 
 class _Attention(torch.autograd.Function):
@@ -125,7 +167,7 @@ def attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    blocks: Sequence[Span] | None = None,
+    blocks: Sequence[Span] | Rows | None = None,
     **others: Any,
 ) -> tuple[Float[Tensor, "1 tokens heads width"], None]:
     """As transformers calls it; `blocks` comes all the way from the decoder's call.
@@ -145,7 +187,7 @@ def attention(
     if heads > 1:
         key, value = (x.repeat_interleave(heads, 1) for x in (key, value))
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    apply: Callable[..., Tensor] = _Attention.apply
+    apply: Callable[..., Tensor] = _by_rows if isinstance(blocks, Rows) else _Attention.apply
     return apply(query, key, value, blocks, scale).transpose(1, 2), None
 
 

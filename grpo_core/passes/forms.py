@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from grpo_core.passes import blocks, head, pack
-from grpo_core.passes.batching import SHORT
+from grpo_core.passes.batching import SHORT, even
 from grpo_core.passes.blocks import Unsupported
 from grpo_core.passes.pack import Form, Group
 
@@ -51,7 +51,8 @@ class Passes(nn.Module):
         temperature: float = 1.0,
         short: int = SHORT,
     ) -> None:
-        """With the form `blocks` a pass whose rows have at most `short` tokens goes under a mask."""
+        """With the form `blocks` a pass whose rows have at most `short` tokens goes under a mask;
+        with 0 all goes by blocks."""
         super().__init__()
         self.model = model
         self.pad_id, self.form, self.fused_head = pad_id, form, fused_head
@@ -87,7 +88,10 @@ class Passes(nn.Module):
 
     def _blocks(self, groups: Sequence[Group], device: torch.device) -> Tensor:
         layout, spans = pack.joined(groups, device)
-        if max(span.prompt + sum(span.completions) for span in spans) <= self.short:
+        how: Sequence[pack.Span] | blocks.Rows = spans
+        if self.short and all(even(span.prompt, span.completions) for span in spans):
+            how = blocks.rows(spans)
+        elif max(span.prompt + sum(span.completions) for span in spans) <= self.short:
             return self._mask(groups, device)
         with blocks.attending(head.split(self.model).decoder.config):
             states, _ = self._run(
@@ -96,7 +100,7 @@ class Passes(nn.Module):
                 position_ids=layout.positions,
                 # nothing looks at it; with four dimensions it keeps the model from making one
                 attention_mask=torch.zeros(1, 1, 1, 1, device=device),
-                blocks=spans,
+                blocks=how,
                 use_cache=False,
             )
         return states

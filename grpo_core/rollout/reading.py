@@ -8,6 +8,7 @@ tokens is `sampler`'s part.
 
 from __future__ import annotations
 
+import math
 import warnings
 import weakref
 from collections.abc import Sequence
@@ -46,8 +47,8 @@ class Reader(Protocol):
 class Cached:
     """Reads each token once, through transformers' cache."""
 
-    def __init__(self, model: Any, pad_id: int) -> None:
-        self.model, self.pad_id = model, pad_id
+    def __init__(self, model: Any, pad_id: int, steps: int = 0) -> None:
+        self.model, self.pad_id, self.steps = model, pad_id, steps
 
     def start(self, prompts: Sequence[Sequence[int]], copies: int, share: bool) -> Logits:
         device = self.model.device
@@ -63,7 +64,8 @@ class Cached:
         copied = torch.arange(len(prompts), device=device).repeat_interleave(copies)
         if not share:
             ids, self.padding = ids[copied], _rows(self.padding, copied)
-        self.cache = _growing_cache(self.model.config)
+        columns = length + self.steps if device.type == "cpu" else 0
+        self.cache = _growing_cache(self.model.config, columns)
         logits = self._forward(ids)
         if share:
             # All kinds of layers can reorder their rows (recurrent states too, which
@@ -111,12 +113,12 @@ class Packed:
     each completion: less memory, and somewhat faster.
     """
 
-    def __init__(self, model: Any, pad_id: int) -> None:
-        self.model, self.pad_id = model, pad_id
+    def __init__(self, model: Any, pad_id: int, steps: int = 0) -> None:
+        self.model, self.pad_id, self.steps = model, pad_id, steps
 
     def start(self, prompts: Sequence[Sequence[int]], copies: int, share: bool) -> Logits:
         assert share
-        single = Cached(self.model, self.pad_id)
+        single = Cached(self.model, self.pad_id, self.steps * copies)
         logits = single.start(prompts, 1, True)
         self.cache, device = single.cache, logits.device
         # Which completion a column of the cache belongs to: SHARED is the prompt, NOBODY padding
@@ -247,11 +249,11 @@ def reader(
 
     pays = packing_pays(copies, min(map(len, prompts)), steps)
     if pays and _all_attend(model) and why_not(Packed) is None:
-        return Packed(model, pad_id)
+        return Packed(model, pad_id, steps)
     told = Cached in _inexact.get(model, {})
     inexact = why_not(Cached)
     if inexact is None:
-        return Cached(model, pad_id)
+        return Cached(model, pad_id, steps)
     if not told:
         warnings.warn(
             f"{type(model).__name__} is read anew at every token of a completion, which is "
@@ -321,9 +323,10 @@ class _Buffer:
     than the model's own arithmetic.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, columns: int) -> None:
         self.tensor = torch.empty(0)
         self.end = 0
+        self.columns = columns
 
     def append(self, kept: Tensor | None, new: Tensor) -> Tensor:
         """`kept` and `new` joined. `kept` is the end of what was returned before, or,
@@ -336,7 +339,12 @@ class _Buffer:
         if not own or self.end + n > self.tensor.shape[-2]:
             # none behind a prompt: what follows it is far less than another prompt
             room = n * max(ROOM, before // 16) if before else 0
-            self.tensor = new.new_empty(*new.shape[:-2], before + n + room, new.shape[-1])
+            shape = (*new.shape[:-2], before + n + room, new.shape[-1])
+            size = math.prod(shape)
+            # at once for all columns to come: buffers that grow in turns leave holes behind,
+            # and what was never touched takes no memory
+            whole = size // shape[-2] * self.columns if before else 0
+            self.tensor = new.new_empty(max(size, whole))[:size].view(shape)
             self.tensor[..., :before, :] = kept
             self.end = before
         self.tensor[..., self.end : self.end + n, :] = new
@@ -347,46 +355,49 @@ class _Buffer:
 class _Growing(DynamicLayer):  # type: ignore[no-untyped-call]
     """Full attention."""
 
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        super().lazy_initialization(key_states, value_states)
-        self.buffers = _Buffer(), _Buffer()
+    columns = 0
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        self.keys = self.buffers[0].append(self.keys, key_states)
-        self.values = self.buffers[1].append(self.values, value_states)
+        self.keys, self.values = _appended(self, key_states, value_states)
         return self.keys, self.values
 
 
 class _GrowingWindow(DynamicSlidingWindowLayer):  # type: ignore[no-untyped-call]
     """Sliding-window attention: of what was read, the window's last tokens are kept."""
 
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        super().lazy_initialization(key_states, value_states)
-        self.buffers = _Buffer(), _Buffer()
+    columns = 0
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
+        keys, values = _appended(self, key_states, value_states)
         self.cumulative_length += key_states.shape[-2]
-        keys = self.buffers[0].append(self.keys, key_states)
-        values = self.buffers[1].append(self.values, value_states)
-        self.keys = keys[..., 1 - self.sliding_window :, :]
-        self.values = values[..., 1 - self.sliding_window :, :]
+        self.keys, self.values = (x[..., 1 - self.sliding_window :, :] for x in (keys, values))
         return keys, values
 
 
-def _growing_cache(config: Any) -> DynamicCache:
-    """The model's own cache; layers of other kinds than plain attention stay as they are."""
+def _appended(layer: Any, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """What a layer holds and what is new to it, in buffers of its own."""
+    if not layer.is_initialized:
+        layer.lazy_initialization(keys, values)
+        layer.buffers = _Buffer(layer.columns), _Buffer(layer.columns)
+    return layer.buffers[0].append(layer.keys, keys), layer.buffers[1].append(layer.values, values)
+
+
+def _growing_cache(config: Any, columns: int = 0) -> DynamicCache:
+    """The model's own cache, with memory for `columns` tokens a row; layers of other kinds than
+    plain attention stay as they are."""
     cache = DynamicCache(config=config)
     for number, layer in enumerate(cache.layers):
+        growing: _Growing | _GrowingWindow
         if type(layer) is DynamicLayer:
-            cache.layers[number] = _Growing()  # type: ignore[no-untyped-call]
+            growing = _Growing()  # type: ignore[no-untyped-call]
         elif type(layer) is DynamicSlidingWindowLayer:
-            cache.layers[number] = _GrowingWindow(layer.sliding_window)
+            growing = _GrowingWindow(layer.sliding_window)
+        else:
+            continue
+        growing.columns = columns
+        cache.layers[number] = growing
     return cache
