@@ -7,6 +7,7 @@ scaled in a model's own forward. So nothing is trusted by name alone.
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
@@ -138,17 +139,11 @@ def _known(model: Any, form: Form) -> str | None:
 def _batch(model: Any, pad_id: int) -> list[Group]:
     """Two ragged groups; token ids spread over the vocabulary, the padding id left out."""
     vocabulary = model.get_input_embeddings().weight.shape[0]
-    state = 0
+    tokens = [token for token in range(vocabulary) if token != pad_id]
+    draw = random.Random(0)
 
     def ids(count: int) -> list[int]:
-        nonlocal state
-        result: list[int] = []
-        while len(result) < count:
-            state = (state * 1103515245 + 12345) % 2**31
-            token = (state >> 8) % vocabulary
-            if token != pad_id:
-                result.append(token)
-        return result
+        return draw.choices(tokens, k=count)
 
     return [
         Group(ids(9), [ids(n) for n in (7, 1, 12, 4)]),
