@@ -197,6 +197,15 @@ def test_the_self_check_chooses_the_fastest_form_that_holds(family, attention):
     assert all("refused" in line for line in lines[:-1])
 
 
+def test_the_self_check_tries_blocks_in_each_of_their_ways(monkeypatch):
+    made = []
+    monkeypatch.setattr(blocks, "rows", noted(made, "rows", blocks.rows))
+    monkeypatch.setattr(blocks, "_shared", noted(made, "merged", blocks._shared))
+    monkeypatch.setattr(pack, "block_mask", noted(made, "mask", pack.block_mask))
+    assert self_check(build("llama", "sdpa", torch.float32), pad_id=0)[0].form == "blocks"
+    assert list(dict.fromkeys(made)) == ["merged", "mask", "rows"]
+
+
 def test_all_levers_on_equal_the_plain_path_in_float32():
     model = build("mistral", "sdpa", torch.float32)
     found = {}
