@@ -43,7 +43,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -51,112 +50,30 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parent))
 from _engine_models import GPU, SETTINGS, Setting, build
+from _engine_report import Comparison, as_json, comparison_table, comparisons, lever_table, on_gpu
 from _engine_sides import Spec, Steps
 
 HERE = Path(__file__).parent
-PLAIN = [
-    "engine.shared_prompt=plain",
-    "engine.fused_head=false",
-    "engine.shared_prefill=false",
-    "engine.drop_finished=false",
-    "engine.packed_weights=false",
-    "engine.skip_silent=false",
-    "engine.sort_by_length=false",
-]
+OFF = {
+    "shared prompt": "engine.shared_prompt=plain",
+    "fused head": "engine.fused_head=false",
+    "shared prefill": "engine.shared_prefill=false",
+    "drop finished": "engine.drop_finished=false",
+    "packed weights": "engine.packed_weights=false",
+    "sort by length": "engine.sort_by_length=false",
+}
+SKIP_OFF = "engine.skip_silent=false"
 LEVERS: dict[str, list[str]] = {
     "shared prompt: mask": ["engine.shared_prompt=mask"],
     "shared prompt: key/value": ["engine.shared_prompt=key_value"],
-    "shared prompt: off": PLAIN[:1],
-    "fused head: off": PLAIN[1:2],
-    "shared prefill: off": PLAIN[2:3],
-    "drop finished: off": PLAIN[3:4],
-    "packed weights: off": PLAIN[4:5],
-    "sort by length: off": PLAIN[6:7],
-    "all off": PLAIN,
+    **{f"{lever}: off": [key] for lever, key in OFF.items()},
+    "all off": [*OFF.values(), SKIP_OFF],
 }
 PEAK_TFLOPS = {"H200": 989, "H100": 989, "A100": 312, "L40S": 362, "4090": 165, "B200": 2250}
 """Dense bfloat16, from NVIDIA's data sheets (SXM where there are several)."""
-
-
-@dataclass(frozen=True)
-class Bar:
-    """What a comparison has to reach."""
-
-    figure: str
-    """`total` or `peak`."""
-    ratio: float
-    """TRL's figure over ours, at least."""
-
-
-@dataclass
-class Comparison:
-    """One setting, both sides, and the bars that are asked of it."""
-
-    name: str
-    setting: Setting
-    bars: Sequence[Bar]
-    precision: str = "float32"
-    accumulation: int = 1
-    dtype: str = "float32"
-    trl: list[Steps] = field(default_factory=list)
-    ours: list[Steps] = field(default_factory=list)
-
-    def ratio(self, figure: str) -> float:
-        """The median over pairs of runs of TRL's figure over ours."""
-        pairs = zip(self.trl, self.ours, strict=True)
-        return statistics.median(t.medians()[figure] / o.medians()[figure] for t, o in pairs)
-
-    def figures(self, side: str) -> dict[str, float]:
-        runs = [steps.medians() for steps in getattr(self, side)]
-        return {name: statistics.median(run[name] for run in runs) for name in runs[0]} | {
-            "mean_length": statistics.fmean(run["mean_length"] for run in runs)
-        }
-
-    def missed(self) -> list[str]:
-        return [
-            f"{self.name}: {bar.figure} {self.ratio(bar.figure):.2f}x, asked {bar.ratio:g}x"
-            for bar in self.bars
-            if self.ratio(bar.figure) < bar.ratio
-        ]
-
-    def warnings(self) -> list[str]:
-        found = []
-        trl, ours = (self.figures(side)["mean_length"] for side in ("trl", "ours"))
-        if abs(trl - ours) > 0.05 * min(trl, ours):
-            found.append(f"{self.name}: mean lengths differ: TRL {trl:.1f}, ours {ours:.1f} tokens")
-        for side in ("trl", "ours"):
-            silent = statistics.fmean(s for run in getattr(self, side) for s in run.silent)
-            if silent:
-                found.append(f"{self.name}: {silent:.1%} of {side}'s groups without signal")
-        return found
-
-
-def comparisons(names: Sequence[str]) -> list[Comparison]:
-    """What is compared in each setting, and the bars of the project's issue."""
-    found = []
-    for name in names:
-        setting = SETTINGS[name]
-        if name in ("A", "S"):
-            asked = [
-                (Bar("total", 4.5), Bar("peak", 6.0)),
-                (Bar("total", 4.0),),
-                (Bar("peak", 4.0),),
-            ]
-            bars = asked if name == "A" else [(), (), ()]
-            found += [
-                Comparison(name, setting, bars[0]),
-                Comparison(f"{name} bf16", setting, bars[1], "bfloat16"),
-                Comparison(f"{name}, TRL in 4 parts", setting, bars[2], accumulation=4),
-            ]
-        elif name == "B":
-            found.append(Comparison(name, setting, (Bar("total", 1.4), Bar("peak", 5.0))))
-        elif name == "C":
-            found.append(Comparison(name, setting, (Bar("total", 4.0),)))
-    return found
 
 
 # --- running ---------------------------------------------------------------------------
@@ -279,7 +196,7 @@ def levers(bench: Bench, setting: Setting, repeats: int) -> dict[str, dict[str, 
             continue
         silent = {"reward": "half_silent"}
         on = bench.run("ours", setting, "half the groups silent", repeat, **silent)
-        off = bench.run("ours", setting, "skip silent: off", repeat, overrides=PLAIN[5:6], **silent)
+        off = bench.run("ours", setting, "skip silent: off", repeat, overrides=[SKIP_OFF], **silent)
         runs.setdefault("skip silent: off (half the groups silent)", []).append((off, on))
     found = {}
     for name, pairs in runs.items():
@@ -292,58 +209,6 @@ def levers(bench: Bench, setting: Setting, repeats: int) -> dict[str, dict[str, 
         found[name]["seconds"] = statistics.median(off.medians()["total"] for off, _ in pairs)
         found[name]["peak_mb"] = statistics.median(off.peak for off, _ in pairs)
     return found
-
-
-# --- showing ---------------------------------------------------------------------------
-
-
-def comparison_table(done: Sequence[Comparison], parameters: dict[str, int]) -> Table:
-    table = Table(title="seconds a step; MB above the loaded model", header_style="bold")
-    for column in ("setting", "side", "total", "generate", "update", "peak MB", "mean length"):
-        table.add_column(column, justify="left" if column in ("setting", "side") else "right")
-    table.add_column("bar")
-    for comparison in done:
-        size = f"{parameters[comparison.setting.name] / 1e6:.1f}M"
-        for side in ("trl", "ours"):
-            figures = comparison.figures(side)
-            table.add_row(
-                f"{comparison.name} ({size})" if side == "trl" else "",
-                "TRL" if side == "trl" else "ours",
-                *(f"{figures[name]:.3f}" for name in ("total", "generate", "update")),
-                f"{figures['peak']:.0f}",
-                f"{figures['mean_length']:.1f}",
-            )
-        bars = []
-        for bar in comparison.bars:
-            held = comparison.ratio(bar.figure) >= bar.ratio
-            colour = "green" if held else "red"
-            bars.append(
-                f"[{colour}]{bar.figure} >= {bar.ratio:g}x {'held' if held else 'missed'}[/]"
-            )
-        ratios = (f"{comparison.ratio(name):.2f}x" for name in ("total", "generate", "update"))
-        table.add_row(
-            "", "[bold]TRL / ours", *ratios, f"{comparison.ratio('peak'):.2f}x", "", ", ".join(bars)
-        )
-        table.add_section()
-    return table
-
-
-def lever_table(setting: Setting, found: dict[str, dict[str, float]]) -> Table:
-    table = Table(
-        title=f"setting {setting.name}: times as long, and as much, with a lever switched off",
-        header_style="bold",
-    )
-    table.add_column("lever")
-    for column in ("total", "generate", "update", "peak", "seconds", "peak MB"):
-        table.add_column(column, justify="right")
-    for name, ratios in found.items():
-        table.add_row(
-            name,
-            *(f"{ratios[figure]:.2f}x" for figure in ("total", "generate", "update", "peak")),
-            f"{ratios['seconds']:.2f}",
-            f"{ratios['peak_mb']:.0f}",
-        )
-    return table
 
 
 def machine(threads: int, gpu: bool) -> dict[str, Any]:
@@ -366,72 +231,6 @@ def machine(threads: int, gpu: bool) -> dict[str, Any]:
 
         found["gpu"] = torch.cuda.get_device_name()
     return found
-
-
-# --- on a GPU ---------------------------------------------------------------------------
-
-
-def flops(setting: Setting, parameters: int, mean_length: float, *, once: bool) -> float:
-    """Floating-point operations of a step; the module's docstring has the formula."""
-    looked_up = 0 if setting.tied else setting.vocabulary * setting.hidden
-    weights = parameters - looked_up
-    samples, groups = setting.samples, setting.prompts
-    prompts = groups if once else samples
-    tokens = samples * mean_length + prompts * setting.prompt
-    pairs = samples * mean_length * (setting.prompt + mean_length / 2)
-    pairs += prompts * setting.prompt**2 / 2
-    return 8 * weights * tokens + 16 * setting.layers * setting.hidden * pairs
-
-
-def on_gpu(bench: Bench, done: Sequence[Comparison], peak: float) -> tuple[Table, list[Any]]:
-    table = Table(title="on the GPU", header_style="bold")
-    columns = ("seconds a step", "tokens / s", "drawing", "update s", "peak MB", "of the peak")
-    for column in ("", "side", *columns, "prompt once a group"):
-        table.add_column(column, justify="left" if column in ("", "side") else "right")
-    results = []
-    for comparison in done:
-        setting = comparison.setting
-        parameters = bench.parameters[setting.name]
-        for side in ("trl", "ours"):
-            figures = comparison.figures(side)
-            tokens = setting.samples * figures["mean_length"]
-            share = [
-                flops(setting, parameters, figures["mean_length"], once=once)
-                / (figures["total"] * peak * 1e12)
-                for once in (False, True)
-            ]
-            result = {
-                "comparison": comparison.name,
-                "side": side,
-                **figures,
-                "tokens_per_second": tokens / figures["total"],
-                "drawn_per_second": tokens / figures["generate"],
-                "share_of_peak": share[0],
-                "share_of_peak_prompt_once": share[1] if side == "ours" else None,
-            }
-            results.append(result)
-            table.add_row(
-                comparison.name if side == "trl" else "",
-                "TRL" if side == "trl" else "ours",
-                f"{figures['total']:.2f}",
-                f"{result['tokens_per_second']:,.0f}",
-                f"{result['drawn_per_second']:,.0f}",
-                f"{figures['update']:.2f}",
-                f"{figures['peak']:,.0f}",
-                f"{share[0]:.1%}",
-                f"{share[1]:.1%}" if side == "ours" else "",
-            )
-        table.add_row(
-            "",
-            "[bold]TRL / ours",
-            f"{comparison.ratio('total'):.2f}x",
-            "",
-            f"{comparison.ratio('generate'):.2f}x",
-            f"{comparison.ratio('update'):.2f}x",
-            f"{comparison.ratio('peak'):.2f}x",
-        )
-        table.add_section()
-    return table, results
 
 
 # --- the command ------------------------------------------------------------------------
@@ -573,7 +372,7 @@ def gpu_main(
     for comparison in done:
         compare(bench, comparison, repeats, gpu=True)
         # a lease may end early: what there is, is shown and written
-        table, results = on_gpu(bench, done[: done.index(comparison) + 1], peak)
+        table, results = on_gpu(done[: done.index(comparison) + 1], bench.parameters, peak)
         target = arguments.json or HERE / "results" / "engine-gpu.json"
         found = {"machine": about, "peak_tflops": peak, "setting": asdict(setting)}
         write(target, found | {"parameters": bench.parameters, "results": results})
@@ -583,18 +382,6 @@ def gpu_main(
             console.print(f"[yellow]{warning}", highlight=False)
     console.print(f"{peak:g} TFLOP/s dense bfloat16; written to {target}", highlight=False)
     return 0
-
-
-def as_json(comparison: Comparison) -> dict[str, Any]:
-    return {
-        "name": comparison.name,
-        "precision": comparison.precision,
-        "accumulation": comparison.accumulation,
-        "bars": [asdict(bar) for bar in comparison.bars],
-        "ratios": {n: comparison.ratio(n) for n in ("total", "generate", "update", "peak")},
-        "medians": {side: comparison.figures(side) for side in ("trl", "ours")},
-        "runs": {side: [asdict(r) for r in getattr(comparison, side)] for side in ("trl", "ours")},
-    }
 
 
 def write(path: Path, found: dict[str, Any]) -> None:
