@@ -232,15 +232,17 @@ class Pool:
         return False
 
     def _hand(self, worker: Worker, lane: Lane, items: list[Item]) -> bool:
+        """Give a worker a chunk. False when nothing is left to be done for it: one row that
+        cannot be sent is an error, several are set apart, to be tried one by one."""
         samples = [sample for item in items for sample in item.samples]
         try:
             blob = pickle.dumps([pack_sample(sample) for sample in samples], -1)
         except Exception as error:
-            if len(items) == 1:
-                reason = f"its row cannot be sent to a worker: {failed(error).reason}"
-                items[0].charge(Outcome.error, reason, 0.0)
-            else:
+            if len(items) > 1:
                 lane.alone.extend(items)
+                return True
+            reason = f"its row cannot be sent to a worker: {failed(error).reason}"
+            items[0].charge(Outcome.error, reason, 0.0)
             return False
         self._serial += 1
         now = time.monotonic()

@@ -253,9 +253,10 @@ def test_a_reward_that_workers_could_not_make_is_tried_again_later(
     assert values == [[1.0, 1.0]]
 
 
-def test_a_row_that_cannot_travel_is_an_error_of_its_own(unruly, samples):
+@pytest.mark.parametrize("workers", [1, 2])  # one alone gets all three rows at a time
+def test_a_row_that_cannot_travel_is_an_error_of_its_own(unruly, samples, workers):
     chosen = [Sample("p", "abc", {"f": f}) for f in (1, lambda: None, partial(print))]
-    scores = score(chosen, unruly("Length")).scores["Length"]
+    scores = score(chosen, unruly("Length"), workers).scores["Length"]
     assert [one.outcome for one in scores] == [Outcome.scored, Outcome.error, Outcome.scored]
     assert "its row cannot be sent to a worker" in scores[1].reason
 
