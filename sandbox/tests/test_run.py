@@ -24,14 +24,15 @@ def test_the_exit_code_is_reported(sandbox: Sandbox, source: str, code: int) -> 
 
 def test_an_uncaught_error_shows_its_own_lines_only(sandbox: Sandbox) -> None:
     run = sandbox.run("def f():\n    return [][1]\nf()\n")
-    assert run.stderr == textwrap.dedent(
+    lines = run.stderr.splitlines(keepends=True)
+    unmarked = "".join(line for line in lines if line.strip(" ~^\n"))  # marks are of a version
+    assert unmarked == textwrap.dedent(
         """\
         Traceback (most recent call last):
           File "program.py", line 3, in <module>
             f()
           File "program.py", line 2, in f
             return [][1]
-                   ~~^^^
         IndexError: list index out of range
         """
     )
