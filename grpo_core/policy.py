@@ -92,11 +92,11 @@ def load_policy(
     if lora:
         policy.model = _with_adapters(model, lora, checkpoint)
     for layer in policy.model.modules():
-        # sampling sees no dropout; in training it would only be noise on r
-        if isinstance(layer, torch.nn.Dropout):
-            layer.p = 0.0
-        if isinstance(getattr(layer, "attention_dropout", None), float):
-            layer.attention_dropout = 0.0
+        # drawing sees no dropout; in training it would only be noise on r
+        rates = [name for name, value in vars(layer).items() if isinstance(value, float)]
+        for name in rates:
+            if "drop" in name or isinstance(layer, torch.nn.Dropout):
+                setattr(layer, name, 0.0)
     return policy
 
 

@@ -65,6 +65,17 @@ def test_no_dropout_is_left_in_the_policy(tiny_model, tmp_path):
     assert torch.equal(model(ids).logits, model(ids).logits)
 
 
+def test_dropout_that_a_layer_keeps_as_a_number_is_taken_out_too(tiny_model, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    shutil.copytree(tiny_model, tmp_path / "model")
+    sizes = {"hidden_size": 16, "ffn_dim": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    opt = transformers.OPTConfig(vocab_size=32, word_embed_proj_dim=16, layerdrop=0.5, **sizes)
+    transformers.OPTForCausalLM(opt).save_pretrained(tmp_path / "model")
+    model = load_policy("model", tmp_path).model.train()
+    ids = torch.arange(3, 13).unsqueeze(0)
+    assert torch.equal(model(ids).logits, model(ids).logits)
+
+
 def test_messages_go_through_the_chat_template(policy):
     rendered = policy.render([{"role": "user", "content": "2+2?"}])
     assert rendered == "[user]2+2?\n[assistant]"

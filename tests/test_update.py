@@ -101,6 +101,21 @@ def moved(model, **options):
     return learn(model, **options)[0] - flat(model)
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_learns_in_the_mode_that_drew(model, monkeypatch, checkpointing):
+    """The other mode is for dropout and random routing; recomputing alone needs it."""
+    monkeypatch.setitem(BASE["train"], "gradient_checkpointing", checkpointing)
+    modes = []
+    forward = Passes.forward
+    monkeypatch.setattr(
+        Passes,
+        "forward",
+        lambda self, *a, **k: modes.append(self.training) or forward(self, *a, **k),
+    )
+    learn(model)
+    assert set(modes) == {checkpointing}
+
+
 @pytest.mark.parametrize("form", ["mask", "key_value", "plain"])
 @pytest.mark.parametrize(
     "options",
