@@ -385,7 +385,7 @@ def test_packed_rows_are_those_of_plain_reading_whichever_are_kept(family, data)
     model = family("Llama").model
     packed, plain = Packed(model, 0), Plain(model)
     with torch.no_grad():
-        pairs = [(packed.start(RAGGED, 3, True), plain.start(RAGGED, 3, True))]
+        pairs = [(packed.start(RAGGED, 3), plain.start(RAGGED, 3))]
         rows = 9
         for _ in range(data.draw(st.integers(1, 5))):
             tokens = torch.tensor(

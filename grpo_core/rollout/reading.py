@@ -33,9 +33,9 @@ of all, so that a large group would compute more than it saves in reading."""
 class Reader(Protocol):
     """Rows of tokens that grow by one token a step."""
 
-    def start(self, prompts: Sequence[Sequence[int]], copies: int, share: bool) -> Logits:
-        """Read the prompts, `copies` rows of each standing together; with `share` read each
-        once and copy what was computed. Logits of the first tokens to come, in float32."""
+    def start(self, prompts: Sequence[Sequence[int]], copies: int) -> Logits:
+        """Read the prompts, each once for `copies` rows that stand together. Logits of the
+        first tokens to come, in float32."""
 
     def step(self, tokens: Int[Tensor, " batch"]) -> Logits:
         """Append a token to each row; logits of the next."""
@@ -50,40 +50,31 @@ class Cached:
     def __init__(self, model: Any, pad_id: int, steps: int = 0) -> None:
         self.model, self.pad_id, self.steps = model, pad_id, steps
 
-    def start(self, prompts: Sequence[Sequence[int]], copies: int, share: bool) -> Logits:
+    def start(self, prompts: Sequence[Sequence[int]], copies: int) -> Logits:
         device = self.model.device
-        length = max(map(len, prompts))
-        self.read = length
-        ids = torch.full((len(prompts), length), self.pad_id)
-        padding = torch.tensor([length - len(prompt) for prompt in prompts])
-        for row, prompt in enumerate(prompts):
-            ids[row, length - len(prompt) :] = torch.tensor(prompt)
-        ids, padding = ids.to(device), padding.to(device)
+        self.read = length = max(map(len, prompts))
+        rows = [[self.pad_id] * (length - len(prompt)) + list(prompt) for prompt in prompts]
         # Without padding there is no mask, which lets attention take its fast path
-        self.padding = padding if len(set(map(len, prompts))) > 1 else None
-        copied = torch.arange(len(prompts), device=device).repeat_interleave(copies)
-        if not share:
-            ids, self.padding = ids[copied], _rows(self.padding, copied)
+        self.padding: Tensor | None = None
+        if len(set(map(len, prompts))) > 1:
+            self.padding = torch.tensor([length - len(prompt) for prompt in prompts], device=device)
         columns = length + self.steps if device.type == "cpu" else 0
         self.cache = _growing_cache(self.model.config, columns)
-        logits = self._forward(ids)
-        if share:
-            # All kinds of layers can reorder their rows (recurrent states too, which
-            # `batch_repeat_interleave` leaves out); an index may come twice, or not at all.
-            self._pick(copied)
-            logits = logits[copied]
-        return logits
+        logits = self._forward(torch.tensor(rows, device=device))
+        copied = torch.arange(len(prompts), device=device).repeat_interleave(copies)
+        self.keep(copied)
+        return logits[copied]
 
     def step(self, tokens: Int[Tensor, " batch"]) -> Logits:
         self.read += 1
         return self._forward(tokens.unsqueeze(-1))
 
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
-        self._pick(rows)
-
-    def _pick(self, rows: Int[Tensor, " picked"]) -> None:
+        # All kinds of layers can reorder their rows (recurrent states too, which
+        # `batch_repeat_interleave` leaves out); an index may come twice, or not at all.
         self.cache.reorder_cache(cast(torch.LongTensor, rows))
-        self.padding = _rows(self.padding, rows)
+        if self.padding is not None:
+            self.padding = self.padding[rows]
 
     def _forward(self, ids: Int[Tensor, "batch new"]) -> Logits:
         """Read the last tokens of rows of `self.read` tokens, padding counted."""
@@ -116,10 +107,9 @@ class Packed:
     def __init__(self, model: Any, pad_id: int, steps: int = 0) -> None:
         self.model, self.pad_id, self.steps = model, pad_id, steps
 
-    def start(self, prompts: Sequence[Sequence[int]], copies: int, share: bool) -> Logits:
-        assert share
+    def start(self, prompts: Sequence[Sequence[int]], copies: int) -> Logits:
         single = Cached(self.model, self.pad_id, self.steps * copies)
-        logits = single.start(prompts, 1, True)
+        logits = single.start(prompts, 1)
         self.cache, device = single.cache, logits.device
         # Which completion a column of the cache belongs to: SHARED is the prompt, NOBODY padding
         self.owner = torch.full((len(prompts), single.read), SHARED, device=device)
@@ -197,7 +187,7 @@ class Plain:
     def __init__(self, model: Any) -> None:
         self.model = model
 
-    def start(self, prompts: Sequence[Sequence[int]], copies: int, share: bool) -> Logits:
+    def start(self, prompts: Sequence[Sequence[int]], copies: int) -> Logits:
         device = self.model.device
         self.rows = [torch.tensor(p, device=device) for p in prompts for _ in range(copies)]
         return self._forward()
@@ -287,7 +277,7 @@ def _difference(tried: Reader, model: Any, prompts: Sequence[Sequence[int]]) -> 
     plain = Plain(model)
     compared = []
     try:
-        compared.append((tried.start(pair, 2, True), plain.start(pair, 2, True)))
+        compared.append((tried.start(pair, 2), plain.start(pair, 2)))
         tokens = torch.tensor(long[:4], device=model.device)
         kept = torch.tensor([1, 2], device=model.device)
         compared.append((tried.step(tokens), plain.step(tokens)))
@@ -307,10 +297,6 @@ def _difference(tried: Reader, model: Any, prompts: Sequence[Sequence[int]]) -> 
     )
     exact = worst <= torch.finfo(model.dtype).eps ** 0.5
     return None if exact else f"log-probabilities are off by {worst:.2g}"
-
-
-def _rows(padding: Tensor | None, rows: Tensor) -> Tensor | None:
-    return None if padding is None else padding[rows]
 
 
 # --- a cache that is not copied at every token -------------------------------------

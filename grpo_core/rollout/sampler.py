@@ -82,28 +82,25 @@ def draw(
     prompts, and read in a slower way, with a warning (`reading.reader`).
     """
     drawn: dict[int, Completion] = {}
+    copies = group_size
+    if not sampling.shared_prefill:  # each prompt is read anew for every completion
+        prompts, copies = [prompt for prompt in prompts for _ in range(group_size)], 1
     training = policy.model.training
     policy.model.eval()
     packed = packed_weights(policy.model) if sampling.packed_weights else contextlib.nullcontext()
     try:
         with packed:
-            size = max(1, sampling.batch_size // group_size)
+            size = max(1, sampling.batch_size // group_size) * group_size // copies
             for first in range(0, len(prompts), size):
-                before = first * group_size
+                before = first * copies
 
                 def finished(n: int, completion: Completion, before: int = before) -> None:
                     drawn[before + n] = completion
                     on_finished(before + n, completion)
 
-                part, share = prompts[first : first + size], sampling.shared_prefill
-                rows = reader(
-                    policy.model,
-                    policy.pad_id,
-                    part,
-                    group_size if share else 1,
-                    sampling.max_tokens,
-                )
-                logits = rows.start(part, group_size, share)
+                part = prompts[first : first + size]
+                rows = reader(policy.model, policy.pad_id, part, copies, sampling.max_tokens)
+                logits = rows.start(part, copies)
                 _draw_batch(rows, logits, policy.eos_ids, sampling, generator, finished)
     finally:
         policy.model.train(training)
