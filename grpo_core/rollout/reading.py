@@ -111,30 +111,28 @@ class Packed:
         single = Cached(self.model, self.pad_id, self.steps * copies)
         logits = single.start(prompts, 1)
         self.cache, device = single.cache, logits.device
-        # Which completion a column of the cache belongs to: SHARED is the prompt, NOBODY padding
+        # Whose a column of the cache is: a completion's, by its number, or SHARED, the prompt's
         self.owner = torch.full((len(prompts), single.read), SHARED, device=device)
         lengths = torch.full((len(prompts),), single.read, device=device)
         if single.padding is not None:
             columns = torch.arange(single.read, device=device)
             self.owner[columns < single.padding.unsqueeze(-1)] = NOBODY
             lengths -= single.padding
-        # Each row of the batch by its prompt, its slot there, and its length
-        self.prompt = torch.arange(len(prompts), device=device).repeat_interleave(copies)
-        self.slot = torch.arange(copies, device=device).repeat(len(prompts))
+        # Each row of the batch by its number, its prompt, its slot there, and its length
+        self.number = torch.arange(len(prompts) * copies, device=device)
+        self.prompt, self.slot = self.number // copies, self.number % copies
         self.width = copies
         self.length = lengths[self.prompt]
         return logits[self.prompt]
 
     def step(self, tokens: Int[Tensor, " batch"]) -> Logits:
-        count = len(self.owner)
         place = (self.prompt, self.slot)
-        new = torch.full((count, self.width), NOBODY, device=tokens.device)
-        ids, positions = new.new_full(new.shape, self.pad_id), torch.zeros_like(new)
-        new[place], ids[place], positions[place] = self.slot, tokens, self.length
+        new = torch.full((len(self.owner), self.width), NOBODY, device=tokens.device)
+        ids, positions = torch.full_like(new, self.pad_id), torch.zeros_like(new)
+        new[place], ids[place], positions[place] = self.number, tokens, self.length
         self.owner = torch.cat([self.owner, new], 1)
-        slots = torch.arange(self.width, device=tokens.device).view(1, -1, 1)
         owner = self.owner.unsqueeze(1)
-        seen = (owner == SHARED) | (owner == slots)
+        seen = (owner == SHARED) | (owner == new.unsqueeze(2))
         dtype = self.model.dtype
         mask = torch.zeros(seen.shape, dtype=dtype, device=tokens.device)
         mask = mask.masked_fill(~seen, torch.finfo(dtype).min)
@@ -149,28 +147,21 @@ class Packed:
         return logits[place].float()
 
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
-        self.prompt, self.slot, self.length = (
-            each[rows] for each in (self.prompt, self.slot, self.length)
-        )
-        left = torch.bincount(self.prompt, minlength=len(self.owner))
-        if int(left.max()) == self.width and bool(left.all()):
-            return  # the widest row is as wide as before
-        device = rows.device
-        prompts = left.nonzero().squeeze(-1)
-        # Slots and prompts are numbered anew, in the order in which they stand
-        renumbered = torch.full((len(self.owner), self.width + 2), NOBODY, device=device)
-        renumbered[:, SHARED] = SHARED
-        starts = (left.cumsum(0) - left)[self.prompt]
-        slots = torch.arange(len(rows), device=device) - starts
-        renumbered[self.prompt, self.slot] = slots
-        owner = renumbered.gather(1, self.owner % (self.width + 2))[prompts]
-        self.slot, self.width = slots, int(left.max())
-        self.prompt = torch.searchsorted(prompts, self.prompt)
+        before = (len(self.owner), self.width)
+        self.number, self.length = self.number[rows], self.length[rows]
+        prompts, self.prompt = torch.unique(self.prompt[rows], return_inverse=True)
+        # The rows of a prompt are neighbours
+        self.slot = torch.arange(len(rows), device=rows.device)
+        self.slot -= torch.searchsorted(self.prompt, self.prompt)
+        self.width = int(self.slot.max()) + 1
+        if (len(prompts), self.width) == before:
+            return
         # Columns of nobody leave; what is left of each row moves together
-        used = owner != NOBODY
+        self.owner = self.owner[prompts]
+        used = (self.owner == SHARED) | torch.isin(self.owner, self.number)
         columns = used.long().argsort(dim=1, descending=True, stable=True)
         columns = columns[:, : int(used.sum(1).max())]
-        self.owner = owner.gather(1, columns)
+        self.owner = self.owner.gather(1, columns)
         for layer in self.cache.layers:
             for name in ("keys", "values"):
                 held = getattr(layer, name)
