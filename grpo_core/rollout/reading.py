@@ -111,6 +111,8 @@ class Packed:
         single = Cached(self.model, self.pad_id, self.steps * copies)
         logits = single.start(prompts, 1)
         self.cache, device = single.cache, logits.device
+        if any(type(layer) is not _Growing for layer in self.cache.layers):
+            raise ValueError("of some layer's cache rows cannot be put together")
         # Whose a column of the cache is: a completion's, by its number, or SHARED, the prompt's
         self.owner = torch.full((len(prompts), single.read), SHARED, device=device)
         lengths = torch.full((len(prompts),), single.read, device=device)
@@ -222,25 +224,20 @@ def reader(
     MiniMax) keep a state of their own, and would silently read each token alone.
     """
 
-    def why_not(kind: type[Packed] | type[Cached]) -> str | None:
-        tried = _inexact.setdefault(model, {})
-        if kind not in tried:
-            tried[kind] = _difference(kind(model, pad_id), model, prompts)
-        return tried[kind]
-
+    tried = _inexact.setdefault(model, {})
     pays = packing_pays(copies, min(map(len, prompts)), steps)
-    if pays and _all_attend(model) and why_not(Packed) is None:
-        return Packed(model, pad_id, steps)
-    told = Cached in _inexact.get(model, {})
-    inexact = why_not(Cached)
-    if inexact is None:
-        return Cached(model, pad_id, steps)
-    if not told:
-        warnings.warn(
-            f"{type(model).__name__} is read anew at every token of a completion, which is "
-            f"slow: reading with a cache does not give what it says ({inexact})",
-            stacklevel=3,
-        )
+    kinds: list[type[Packed] | type[Cached]] = [Packed, Cached] if pays else [Cached]
+    for kind in kinds:
+        if kind not in tried:
+            tried[kind] = inexact = _difference(kind(model, pad_id), model, prompts)
+            if inexact is not None and kind is Cached:
+                warnings.warn(
+                    f"{type(model).__name__} is read anew at every token of a completion, which is "
+                    f"slow: reading with a cache does not give what it says ({inexact})",
+                    stacklevel=3,
+                )
+        if tried[kind] is None:
+            return kind(model, pad_id, steps)
     return Plain(model)
 
 
@@ -248,11 +245,6 @@ def packing_pays(copies: int, prompt: int, steps: int) -> bool:
     """Whether one row for `copies` completions of up to `steps` tokens, behind a prompt of
     `prompt` tokens, is less to read than a row for each."""
     return 1 < copies <= WIDEST and prompt >= steps
-
-
-def _all_attend(model: Any) -> bool:
-    """Whether every layer's cache is keys and values of all that was read."""
-    return all(type(layer) is _Growing for layer in _growing_cache(model.config).layers)
 
 
 def _difference(tried: Reader, model: Any, prompts: Sequence[Sequence[int]]) -> str | None:
@@ -337,30 +329,24 @@ class _Growing(DynamicLayer):  # type: ignore[no-untyped-call]
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        self.keys, self.values = _appended(self, key_states, value_states)
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self.buffers = _Buffer(self.columns), _Buffer(self.columns)
+        self.keys = self.buffers[0].append(self.keys, key_states)
+        self.values = self.buffers[1].append(self.values, value_states)
         return self.keys, self.values
 
 
-class _GrowingWindow(DynamicSlidingWindowLayer):  # type: ignore[no-untyped-call]
+class _GrowingWindow(_Growing, DynamicSlidingWindowLayer):  # type: ignore[no-untyped-call]
     """Sliding-window attention: of what was read, the window's last tokens are kept."""
-
-    columns = 0
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        keys, values = _appended(self, key_states, value_states)
+        keys, values = super().update(key_states, value_states)
         self.cumulative_length += key_states.shape[-2]
         self.keys, self.values = (x[..., 1 - self.sliding_window :, :] for x in (keys, values))
         return keys, values
-
-
-def _appended(layer: Any, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """What a layer holds and what is new to it, in buffers of its own."""
-    if not layer.is_initialized:
-        layer.lazy_initialization(keys, values)
-        layer.buffers = _Buffer(layer.columns), _Buffer(layer.columns)
-    return layer.buffers[0].append(layer.keys, keys), layer.buffers[1].append(layer.values, values)
 
 
 def _growing_cache(config: Any, columns: int = 0) -> DynamicCache:
@@ -368,7 +354,7 @@ def _growing_cache(config: Any, columns: int = 0) -> DynamicCache:
     plain attention stay as they are."""
     cache = DynamicCache(config=config)
     for number, layer in enumerate(cache.layers):
-        growing: _Growing | _GrowingWindow
+        growing: _Growing
         if type(layer) is DynamicLayer:
             growing = _Growing()  # type: ignore[no-untyped-call]
         elif type(layer) is DynamicSlidingWindowLayer:
