@@ -18,6 +18,9 @@ from grpo_core.errors import ConfigError
 
 Prompt = str | Sequence[Mapping[str, Any]]
 
+REFUSALS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError)
+"""What a model raises for a mask, a cache or an argument it was not written for."""
+
 
 @dataclass
 class Policy:

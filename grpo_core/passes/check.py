@@ -19,6 +19,7 @@ from grpo_core.passes import head
 from grpo_core.passes.batching import SHORT
 from grpo_core.passes.forms import Passes
 from grpo_core.passes.pack import FORMS, Form, Group
+from grpo_core.policy import REFUSALS
 
 FLOOR = 1e-5
 """Relative error that is always allowed, in float32 or wider."""
@@ -28,17 +29,6 @@ WINDOW = 6
 """What a longer sliding window is set to during the check, so that the batch exceeds it."""
 PARAMETERS = 2**27
 """Gradients compared, in numbers; the smallest parameters first, so every layer has some."""
-
-REFUSALS = (
-    RuntimeError,
-    ValueError,
-    TypeError,
-    IndexError,
-    KeyError,
-    AttributeError,
-    AssertionError,
-)
-"""What a model raises for a mask, a cache or an argument it was not written for."""
 
 
 class Trial(NamedTuple):

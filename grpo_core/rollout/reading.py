@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import math
 import warnings
-import weakref
 from collections.abc import Sequence
 from typing import Any, Protocol, cast
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+from grpo_core.policy import REFUSALS
 
 Logits = Float[Tensor, "batch vocabulary"]
 ROOM = 4
@@ -186,29 +188,24 @@ class Plain:
         return self._forward()
 
     def step(self, tokens: Int[Tensor, " batch"]) -> Logits:
-        self.rows = [
-            torch.cat([row, token])
-            for row, token in zip(self.rows, tokens.unsqueeze(-1), strict=True)
-        ]
+        grown = zip(self.rows, torch.split(tokens, 1), strict=True)
+        self.rows = [torch.cat(pair) for pair in grown]
         return self._forward()
 
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
         self.rows = [self.rows[row] for row in rows.tolist()]
 
     def _forward(self) -> Logits:
-        lengths = [len(row) for row in self.rows]
         parts: dict[int, Tensor] = {}
-        for length in sorted(set(lengths)):
-            same = [n for n, one in enumerate(lengths) if one == length]
+        for length in {len(row) for row in self.rows}:
+            same = [n for n, row in enumerate(self.rows) if len(row) == length]
             ids = torch.stack([self.rows[n] for n in same])
             logits = self.model(input_ids=ids, use_cache=False, logits_to_keep=1).logits[:, -1]
             parts |= dict(zip(same, logits.float(), strict=True))
-        return torch.stack([parts[n] for n in range(len(lengths))])
+        return torch.stack([parts[n] for n in range(len(self.rows))])
 
 
-_inexact: weakref.WeakKeyDictionary[Any, dict[type[Reader], str | None]] = (
-    weakref.WeakKeyDictionary()
-)
+_inexact: WeakKeyDictionary[Any, dict[type[Reader], str | None]] = WeakKeyDictionary()
 
 
 def reader(
@@ -223,7 +220,6 @@ def reader(
     compared with plain passes. Some recurrent models (Mamba, RWKV, RecurrentGemma,
     MiniMax) keep a state of their own, and would silently read each token alone.
     """
-
     tried = _inexact.setdefault(model, {})
     pays = packing_pays(copies, min(map(len, prompts)), steps)
     kinds: list[type[Packed] | type[Cached]] = [Packed, Cached] if pays else [Cached]
@@ -270,9 +266,7 @@ def _difference(tried: Reader, model: Any, prompts: Sequence[Sequence[int]]) -> 
             compared.append((tried.step(tokens[kept]), plain.step(tokens[kept])))
     except torch.OutOfMemoryError:
         raise  # not the model's doing
-    except (
-        AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError, ValueError
-    ) as error:  # what a model that knows no such cache raises  # fmt: skip
+    except REFUSALS as error:
         return f"{type(error).__name__}: {error}"
     worst = max(
         (one.log_softmax(-1) - other.log_softmax(-1)).abs().mean().nan_to_num(torch.inf).item()
