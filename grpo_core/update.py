@@ -9,15 +9,17 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from grpo_core import heap
 from grpo_core.algorithm import (
@@ -37,16 +39,20 @@ from grpo_core.metrics import Metrics
 from grpo_core.passes import Group, Passes, TokenLogps, default_budget, micro_batches
 
 PerToken = Float[Tensor, "batch time"]
-Batch = list[tuple[int, list[int]]]
-"""What one pass reads: completions of groups, both by their numbers."""
 
 
 class Turn(NamedTuple):
     """One pass of this rank."""
 
-    batch: Batch
+    samples: list[int]
+    """By their numbers in the rollout, in the order of the pass."""
+    groups: list[Group]
     counts: bool
     """False for one that is made only because other ranks still have a pass to make."""
+    divisor: Tensor
+    """Of its loss: sequences or tokens of all groups that one optimizer step learns from."""
+    tokens: Tensor
+    """Of these groups, those that are learnt from."""
 
 
 class Reference:
@@ -102,34 +108,29 @@ class Learner:
         left out of the passes, not out of the averages.
         """
         grpo = self.config.grpo
-        mean = _TokenMean()
-        visit = _Visit(self, rollout, advantages, mean)
+        visit = _Visit(self, rollout, advantages)
         groups = len(rollout.completions) // grpo.group_size
         parts = [range(i, groups, grpo.minibatches) for i in range(grpo.minibatches)]
+        steps = [turns for part in parts if (turns := visit.turns_of(part))]
         self.passes.train()
-        if grpo.iterations * grpo.minibatches > 1 and visit.foreign:
-            visit.look(parts)
+        visit.look(steps)
         norms: list[float] = []
-        for iteration in range(grpo.iterations):
-            visit.first = iteration == 0
-            for part in parts:
-                turns = visit.turns_of(part)
-                for number, turn in enumerate(turns):
-                    with self._accumulating(last=number + 1 == len(turns)):
-                        self.accelerator.backward(visit.loss(turn) * self.ranks.world)
-                    self.ranks.tick()
-                if turns:  # a part without any signal changes nothing
-                    limit = self.config.train.max_grad_norm
-                    norms.append(clip_grad_norm(self.accelerator, self.passes, limit))
-                    self.optimizer.step()
-                    self.optimizer.zero_grad()
-                    visit.learnt = True
+        for turns in steps * grpo.iterations:
+            for number, turn in enumerate(turns, 1):
+                with self._accumulating(last=number == len(turns)):
+                    self.accelerator.backward(visit.loss(turn) * self.ranks.world)
+                self.ranks.tick()
+            limit = self.config.train.max_grad_norm
+            norms.append(clip_grad_norm(self.accelerator, self.passes, limit))
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            visit.before = False
         heap.give_back()
         empty: Metrics = {"loss": 0.0, "grad_norm": 0.0, "kl": None}
         clips = [f"clip_ratio/{side}_mean" for side in ("low", "high", "region")]
-        found = _TokenMean.of(self.ranks.gather(mean)).means()
+        found = _means(chain.from_iterable(self.ranks.gather(visit.seen)))
         if norms:
-            found["grad_norm"] = sum(norms) / (grpo.iterations * grpo.minibatches)
+            found["grad_norm"] = sum(norms) / visit.updates
         return empty | dict.fromkeys(clips, 0.0) | found
 
     def _accumulating(self, last: bool) -> Any:
@@ -152,235 +153,188 @@ def learning_rate(train: TrainConfig, step: int) -> float:
 
 
 class _Visit:
-    """One rollout while it is being learnt from."""
+    """One rollout while it is being learnt from.
 
-    def __init__(
-        self, learner: Learner, rollout: Rollout, advantages: Tensor, mean: _TokenMean
-    ) -> None:
-        self.learner, self.rollout, self.mean = learner, rollout, mean
+    What is known of its tokens are tensors of a row a sample, 0 behind its last token.
+    """
+
+    def __init__(self, learner: Learner, rollout: Rollout, advantages: Tensor) -> None:
+        self.learner, self.rollout = learner, rollout
         self.config, self.grpo = learner.config, learner.config.grpo
-        self.device = learner.accelerator.device
+        completions = rollout.completions
+        self.lengths = [len(c.ids) for c in completions]
+        self.old = _padded([c.logps for c in completions])
+        """Log-probabilities: the sampler's, until those of the trainer are kept."""
+        self.ref = torch.zeros_like(self.old)
+        dropped = torch.tensor([self.grpo.mask_truncated and c.truncated for c in completions])
+        lengths = torch.tensor(self.lengths).masked_fill(dropped, 0)
+        self.keep = torch.arange(self.old.shape[1]) < lengths.unsqueeze(1)
+        self.chosen = self._chosen()
+        self.weights = self.chosen.double()
         self.advantages = advantages
-        self.old: dict[int, Tensor] = {}
-        self.ref: dict[int, Tensor] = {}
-        self.first = True
-        """Whether this is the first iteration, when the reference has not been asked yet."""
-        self.learnt = False
-        """Whether the policy has moved since the rollout was drawn."""
-        self.correction = self.config.rollout.correction
-        self.corrects = self.config.rollout.corrects
-        unknown = any(math.isnan(logp) for c in rollout.completions for logp in c.logps)
-        self.foreign = self.corrects or unknown
-        """Whether the sampler's log-probabilities cannot stand in for the trainer's."""
-        self.weights = self._token_weights()
+        if advantages.dim() == 1:
+            self.advantages = advantages.unsqueeze(1).expand_as(self.old)
+        moves = (self.advantages != 0) | (self.grpo.beta > 0) | (self.grpo.entropy_coef != 0)
+        self.teaches = (self.keep & moves).any(1) | (not self.config.engine.skip_silent)
+        self.before = True
+        """Whether the policy's own log-probabilities of before the first step are yet to be kept."""
         self.updates = self.grpo.iterations * self.grpo.minibatches
-        self.divisor: Tensor = torch.zeros(())
-        self.tokens: Tensor = torch.zeros(())
-
-    @torch.no_grad()
-    def look(self, parts: Sequence[Sequence[int]]) -> None:
-        """Take the trainer's own log-probabilities of the whole rollout as the old ones."""
-        for part in parts:
-            for turn in self.turns_of(part):
-                order, groups = self._read_by(turn)
-                read: TokenLogps = self.learner.passes(groups)
-                if turn.counts:
-                    self._keep(order, read.logp, read.mask)
-                self.learner.ranks.tick()
+        self.seen: list[tuple[str, float, int]] = []
+        """Of metrics: a name, a sum or an extreme, and the number of tokens, 0 for a plain sum."""
 
     def turns_of(self, part: Sequence[int]) -> list[Turn]:
-        """The passes of this rank over some groups, as many as of every other rank.
-
-        Also counts what the part's losses are divided by: of all ranks' groups.
-        """
-        size = self.grpo.group_size
-        counted, tokens = 0.0, 0.0
-        chosen: dict[int, list[int]] = {}
-        for g in part:
-            mine = range(g * size, (g + 1) * size)
-            for n in mine:
-                mask = torch.full((1, self._length(n)), not self._dropped(n))
-                counted += float(count(self.learner.objective, mask))
-                weights = self.weights.get(n)
-                tokens += float(mask.sum() if weights is None else (weights != 0).sum())
-            if teaching := [n - g * size for n in mine if self._teaches(n)]:
-                chosen[g] = teaching
-        self.divisor = torch.tensor(counted, dtype=torch.float64)
-        self.tokens = torch.tensor(tokens, dtype=torch.float64)
-        ranks = self.learner.ranks
-        tokens_of = {
-            g: self._prompt_length(g) + sum(self._length(g * size + j) for j in rows)
-            for g, rows in chosen.items()
+        """The passes of this rank over some groups, as many as of every other rank."""
+        size, ranks = self.grpo.group_size, self.learner.ranks
+        prompts, completions = self.rollout.prompt_ids, self.rollout.completions
+        groups = {g: range(g * size, (g + 1) * size) for g in part}
+        all_ = [n for samples in groups.values() for n in samples]
+        divisor = count(self.learner.objective, self.keep[all_])
+        tokens = self.chosen[all_].sum()
+        teaching = {g: [n for n in ns if self.teaches[n]] for g, ns in groups.items()}
+        sizes = {
+            g: len(prompts[samples[0]]) + sum(self.lengths[n] for n in samples)
+            for g, samples in teaching.items()
+            if samples
         }
-        dealt = [
-            self._batches({g: chosen[g] for g in share}) for share in deal(tokens_of, ranks.world)
+        dealt = [self._batches([teaching[g] for g in share]) for share in deal(sizes, ranks.world)]
+        batches = [(batch, True) for batch in dealt[ranks.rank]]
+        if most := max(map(len, dealt)):
+            # of the rank with least to do, the last pass: the shortest
+            filler = min(filter(None, dealt), key=len)[-1]
+            batches += [(filler, False)] * (most - len(batches))
+        return [
+            Turn(
+                [n for samples in batch for n in samples],
+                [Group(prompts[ns[0]], [completions[n].ids for n in ns]) for ns in batch],
+                counts,
+                divisor,
+                tokens,
+            )
+            for batch, counts in batches
         ]
-        most = max(map(len, dealt))
-        fillers = [  # of the rank with least to do, the last pass: the shortest
-            Turn(batches[-1], False) for batches in sorted(dealt, key=len) if batches
-        ]
-        own = [Turn(batch, True) for batch in dealt[ranks.rank]]
-        return own + [fillers[0]] * (most - len(own)) if most else []
 
-    def _batches(self, chosen: dict[int, list[int]]) -> list[Batch]:
-        """Some completions of some groups, cut into passes."""
-        size = self.grpo.group_size
+    def _batches(self, chosen: Sequence[Sequence[int]]) -> list[list[list[int]]]:
+        """Some samples of some groups, cut into passes."""
         inner = self.learner.accelerator.unwrap_model(self.learner.passes)
-        groups = list(chosen)
-        prompts = [self._prompt_length(g) for g in groups]
-        budget = default_budget(self.device.type, max(prompts, default=0))
+        prompts = [len(self.rollout.prompt_ids[samples[0]]) for samples in chosen]
+        budget = default_budget(self.learner.accelerator.device.type, max(prompts, default=0))
         batches = micro_batches(
             prompts,
-            [[self._length(g * size + j) for j in chosen[g]] for g in groups],
+            [[self.lengths[n] for n in samples] for samples in chosen],
             self.config.train.tokens_per_micro_batch or budget,
             inner.form,
             hidden_size=getattr(inner.model.config.get_text_config(), "hidden_size", 1024),
             sort=self.config.engine.sort_by_length,
         )
-        return [
-            [(groups[i], [chosen[groups[i]][j] for j in rows]) for i, rows in batch]
-            for batch in batches
-        ]
+        return [[[chosen[g][i] for i in indices] for g, indices in batch] for batch in batches]
+
+    @torch.no_grad()
+    def look(self, steps: Sequence[Sequence[Turn]]) -> None:
+        """Take what is asked of the policy from before the first step: the reference's
+        log-probabilities, and the trainer's own as the old ones where there are several steps
+        and the sampler's cannot stand in for them."""
+        reference = self.learner.reference
+        foreign = self.config.rollout.corrects or bool(self.old.isnan().any())
+        own = self.updates > 1 and foreign
+        for turn in chain.from_iterable(steps):
+            if reference is not None:
+                with self.learner.accelerator.autocast():
+                    fresh = reference.logps(turn.groups)
+                self.ref[turn.samples, : fresh.shape[1]] = fresh.to(self.ref)
+            if own:
+                read: TokenLogps = self.learner.passes(turn.groups)
+                if turn.counts:
+                    self._keep(turn, read.logp, read.mask)
+            self.learner.ranks.tick()
+        self.before = not own
 
     def loss(self, turn: Turn) -> Float[Tensor, ""]:
         """The share of one pass in the loss of its part; 0 of one that does not count."""
         grpo = self.grpo
-        order, groups = self._read_by(turn)
-        if self.first and self.learner.reference is not None:
-            # before the policy's own pass: both may be spread over the ranks
-            self._ask_reference(self.learner.reference, order, groups)
-        read: TokenLogps = self.learner.passes(groups, entropy=grpo.entropy_coef != 0)
+        read: TokenLogps = self.learner.passes(turn.groups, entropy=grpo.entropy_coef != 0)
         logp, mask = read.logp, read.mask
         if not turn.counts:
             return logp.sum() * 0.0
-        if not self.learnt:
-            self._keep(order, logp.detach(), mask)
-        drawn = _stack([self.rollout.completions[n].logps for n in order], logp)
-        old = _stack([self.old.get(n, drawn[row]) for row, n in enumerate(order)], logp)
-        keep = (
-            mask & torch.tensor([not self._dropped(n) for n in order], device=mask.device)[:, None]
+        if self.before:
+            self._keep(turn, logp.detach(), mask)
+        kept = (self.old, self.ref, self.advantages, self.keep, self.chosen, self.weights)
+        old, ref, advantages, keep, chosen, weights = (
+            each[turn.samples, : logp.shape[1]].to(logp) for each in kept
         )
-        chosen = _stack([self.weights[n] for n in order], logp) if self.weights else None
-        weights = chosen
-        if self.corrects and grpo.objective == "vespo":  # which weighs by that ratio itself
-            old = torch.where(drawn.isnan(), old, drawn)
-        elif self.corrects:
-            ratios = self._ratios(old, drawn, mask)
-            weights = ratios if chosen is None else chosen * ratios
         loss = policy_loss(
             logp,
             old,
-            self._advantages_of(order, logp),
+            advantages,
             keep,
             objective=self.learner.objective,
             epsilon=grpo.epsilon,
             epsilon_high=grpo.epsilon_high,
             delta=grpo.delta,
             level=grpo.level,
-            ref_logp=_stack([self.ref[n] for n in order], logp) if self.ref else None,
+            ref_logp=ref,
             beta=grpo.beta,
             kl=grpo.kl,
             kl_bias_correction=grpo.kl_bias_correction,
             token_weights=weights,
             max_completion_length=self.config.rollout.max_tokens,
-            normalizer=self.divisor,
+            normalizer=turn.divisor,
         )
         value = loss.value
         if read.entropy is not None:
-            acting = keep if chosen is None else keep * (chosen != 0)
-            value = value - grpo.entropy_coef * entropy_bonus(read.entropy, acting, self.tokens)
-        self.mean.total("loss", float(value.detach()) / self.updates)
+            value = value - grpo.entropy_coef * entropy_bonus(read.entropy, chosen, turn.tokens)
+        self.seen.append(("loss", float(value.detach()) / self.updates, 0))
         for name, each in loss.metrics.items():
-            self.mean.add(name, each.expand_as(mask), mask)
+            self._see(name, each.expand_as(mask), mask)
         return value
 
-    def _read_by(self, turn: Turn) -> tuple[list[int], list[Group]]:
-        """The samples that a pass reads, in its order, and how it is given them."""
-        size = self.grpo.group_size
-        order = [g * size + j for g, rows in turn.batch for j in rows]
-        groups = [
-            Group(
-                self.rollout.prompt_ids[g * size],
-                [self.rollout.completions[g * size + j].ids for j in rows],
-            )
-            for g, rows in turn.batch
-        ]
-        return order, groups
-
-    def _keep(self, order: Sequence[int], logp: Tensor, mask: Tensor) -> None:
-        """Keep samples' own log-probabilities of before the first step, and measure how far
-        the sampler's are from them; once a sample."""
-        if all(n in self.old for n in order):
-            return
-        for row, n in enumerate(order):
-            self.old[n] = logp[row, : self._length(n)]
-        drawn = _stack([self.rollout.completions[n].logps for n in order], logp)
-        known = (mask != 0) & ~drawn.isnan()
+    def _keep(self, turn: Turn, logp: Tensor, mask: Tensor) -> None:
+        """Keep samples' own log-probabilities of before the first step as the old ones, and
+        measure how far the sampler's are from them; once a sample."""
+        place = (turn.samples, slice(logp.shape[1]))
+        drawn = self.old[place].to(logp)
+        known = mask & ~drawn.isnan()
         difference = torch.where(known, logp - drawn, 0.0)
-        self.mean.add("sampling/sampling_logp_difference/mean", difference.abs(), known)
-        self.mean.extreme("sampling/sampling_logp_difference/max", difference.abs()[known])
-        self.mean.add("sampling/kl", difference.expm1() - difference, known)
-        if self.corrects and self.grpo.objective != "vespo":
-            ratios = self._ratios(logp, drawn, mask)
-            self.mean.add("sampling/importance_sampling_ratio/mean", ratios, known)
-            for end in ("min", "max"):
-                self.mean.extreme(f"sampling/importance_sampling_ratio/{end}", ratios[known])
+        for what in ("mean", "max"):
+            self._see(f"sampling/sampling_logp_difference/{what}", difference.abs(), known)
+        self._see("sampling/kl", difference.expm1() - difference, known)
+        if self.config.rollout.corrects and self.grpo.objective == "vespo":
+            logp = torch.where(known, drawn, logp)  # it weighs by that ratio itself
+        elif self.config.rollout.corrects:
+            how = self.config.rollout.correction
+            ratios = mismatch_weights(
+                logp,
+                drawn,
+                mask,
+                level=how.level,
+                how="mask" if how.how == "mask" else "truncate",
+                cap=how.cap,
+                floor=how.floor,
+            )
+            for what in ("mean", "min", "max"):
+                self._see(f"sampling/importance_sampling_ratio/{what}", ratios, known)
+            self.weights[place] *= ratios.to(self.weights)
+        self.old[place] = logp.to(self.old)
 
-    def _ratios(self, own: Tensor, drawn: Tensor, mask: Tensor) -> Tensor:
-        how = self.correction
-        return mismatch_weights(
-            own,
-            drawn,
-            mask,
-            level=how.level,
-            how="mask" if how.how == "mask" else "truncate",
-            cap=how.cap,
-            floor=how.floor,
-        )
+    def _see(self, name: str, values: Tensor, mask: Tensor) -> None:
+        """Of the mask's tokens the smallest or largest value, as the name says, or the sum."""
+        tokens = values[mask]
+        if not name.endswith(("/min", "/max")):
+            self.seen.append((name, float(tokens.sum()), len(tokens)))
+        elif len(tokens):
+            found = tokens.min() if name.endswith("min") else tokens.max()
+            self.seen.append((name, float(found), len(tokens)))
 
-    def _length(self, n: int) -> int:
-        return len(self.rollout.completions[n].ids)
-
-    def _prompt_length(self, g: int) -> int:
-        return len(self.rollout.prompt_ids[g * self.grpo.group_size])
-
-    def _dropped(self, n: int) -> bool:
-        return self.grpo.mask_truncated and self.rollout.completions[n].truncated
-
-    def _teaches(self, n: int) -> bool:
-        if not self.config.engine.skip_silent:
-            return True
-        grpo = self.grpo
-        moves = bool((self.advantages[n] != 0).any()) or grpo.beta > 0 or grpo.entropy_coef != 0
-        return moves and not self._dropped(n)
-
-    def _advantages_of(self, order: Sequence[int], logp: Tensor) -> Tensor:
-        chosen = self.advantages[list(order)].to(logp)
-        return chosen if chosen.dim() == 1 else chosen[:, : logp.shape[1]]
-
-    def _token_weights(self) -> dict[int, Tensor]:
-        """By sample, 1 at the tokens to learn from; empty when that is all of them."""
+    def _chosen(self) -> Tensor:
+        """True at the tokens to learn from."""
         if self.grpo.top_entropy == 1.0:
-            return {}
-        completions = self.rollout.completions
-        if any(len(c.entropies) != len(c.ids) for c in completions):
+            return self.keep
+        entropies = [c.entropies for c in self.rollout.completions]
+        if list(map(len, entropies)) != self.lengths:
             raise ConfigError(
                 f"the backend that drew, {self.config.rollout.backend}, tells no entropies",
                 ("grpo", "top_entropy"),
             )
-        like = torch.zeros(len(completions), max(len(c.ids) for c in completions))
-        entropies = _stack([c.entropies for c in completions], like)
-        kept = [[float(not self._dropped(n))] * len(c.ids) for n, c in enumerate(completions)]
-        chosen = high_entropy_mask(entropies, _stack(kept, like).bool(), self.grpo.top_entropy)
-        return {n: chosen[n, : len(c.ids)].float() for n, c in enumerate(completions)}
-
-    def _ask_reference(
-        self, reference: Reference, order: Sequence[int], groups: Sequence[Group]
-    ) -> None:
-        with self.learner.accelerator.autocast():
-            fresh = reference.logps(groups)
-        for row, n in enumerate(order):
-            self.ref[n] = fresh[row, : self._length(n)]
+        return high_entropy_mask(_padded(entropies), self.keep, self.grpo.top_entropy)
 
 
 def deal(sizes: Mapping[int, int], hands: int) -> list[list[int]]:
@@ -394,51 +348,21 @@ def deal(sizes: Mapping[int, int], hands: int) -> list[list[int]]:
     return [[key for key in sizes if key in share] for share in shares]
 
 
-def _stack(rows: Sequence[Tensor | Sequence[float]], like: Tensor) -> Tensor:
-    """Ragged rows as one tensor of the shape, dtype and device of `like`, 0 behind each."""
-    stacked = torch.zeros(len(rows), like.shape[1], dtype=like.dtype, device=like.device)
-    for i, row in enumerate(rows):
-        values = torch.as_tensor(row)[: like.shape[1]]
-        stacked[i, : len(values)] = values
-    return stacked
+def _padded(rows: Sequence[Sequence[float]]) -> Float[Tensor, "batch time"]:
+    tensors = [torch.tensor(row, dtype=torch.float64) for row in rows]
+    return pad_sequence(tensors, batch_first=True)
 
 
-class _TokenMean:
-    """Means over all completion tokens of a step, plain sums, and extremes."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, float] = {}
-        self._extremes: dict[str, float] = {}
-        self._counts: Counter[str] = Counter()
-
-    @classmethod
-    def of(cls, ranks: Sequence[_TokenMean]) -> _TokenMean:
-        """The means over the tokens of all ranks."""
-        whole = cls()
-        for each in ranks:
-            whole._counts.update(each._counts)
-            for name, value in each._sums.items():
-                whole.total(name, value)
-            for name, value in each._extremes.items():
-                whole.extreme(name, torch.tensor([value]))
-        return whole
-
-    def add(self, name: str, values: Tensor, mask: Tensor) -> None:
-        self._sums[name] = self._sums.get(name, 0.0) + float((values * mask).sum())
-        self._counts[name] += int(mask.sum())
-
-    def extreme(self, name: str, values: Tensor) -> None:
-        """The smallest or largest value, as the name ends in min or max."""
-        if values.numel():
-            pick = min if name.endswith("min") else max
-            new = float(values.min() if pick is min else values.max())
-            self._extremes[name] = pick(self._extremes.get(name, new), new)
-
-    def total(self, name: str, value: float) -> None:
-        self._sums[name] = self._sums.get(name, 0.0) + value
-
-    def means(self) -> Metrics:
-        means: Metrics = {
-            name: value / (self._counts[name] or 1) for name, value in self._sums.items()
-        }
-        return means | self._extremes
+def _means(seen: Iterable[tuple[str, float, int]]) -> Metrics:
+    """By name, the smallest or largest, if it says so, or the mean over tokens."""
+    by_name: defaultdict[str, list[tuple[float, int]]] = defaultdict(list)
+    for name, value, tokens in seen:
+        by_name[name].append((value, tokens))
+    found: Metrics = {}
+    for name, parts in by_name.items():
+        values, counts = zip(*parts, strict=True)
+        if name.endswith(("/min", "/max")):
+            found[name] = min(values) if name.endswith("min") else max(values)
+        else:
+            found[name] = sum(values) / (sum(counts) or 1)
+    return found
