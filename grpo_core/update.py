@@ -10,7 +10,7 @@ import contextlib
 import copy
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, NamedTuple
@@ -36,7 +36,7 @@ from grpo_core.distributed import ALONE, Ranks
 from grpo_core.distributed.sharding import clip_grad_norm, sharded
 from grpo_core.errors import ConfigError
 from grpo_core.metrics import Metrics
-from grpo_core.passes import Group, Passes, TokenLogps, default_budget, micro_batches
+from grpo_core.passes import Group, Passes, TokenLogps, deal, default_budget, micro_batches
 
 PerToken = Float[Tensor, "batch time"]
 
@@ -335,17 +335,6 @@ class _Visit:
                 ("grpo", "top_entropy"),
             )
         return high_entropy_mask(_padded(entropies), self.keep, self.grpo.top_entropy)
-
-
-def deal(sizes: Mapping[int, int], hands: int) -> list[list[int]]:
-    """Keys in as many shares of about even sums, each in the given order."""
-    shares: list[set[int]] = [set() for _ in range(hands)]
-    sums = [0] * hands
-    for key in sorted(sizes, key=lambda key: -sizes[key]):
-        least = sums.index(min(sums))
-        shares[least].add(key)
-        sums[least] += sizes[key]
-    return [[key for key in sizes if key in share] for share in shares]
 
 
 def _padded(rows: Sequence[Sequence[float]]) -> Float[Tensor, "batch time"]:

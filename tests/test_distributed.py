@@ -19,7 +19,7 @@ from grpo_core import checkpoint  # noqa: E402
 from grpo_core.cli import train as command  # noqa: E402
 from grpo_core.distributed.watch import LOST_S, State, judge  # noqa: E402
 from grpo_core.errors import ConfigError  # noqa: E402
-from grpo_core.update import deal  # noqa: E402
+from grpo_core.passes import deal  # noqa: E402
 
 HERE = Path(__file__).parent
 TRAIN = ["-c", "from grpo_core.cli import main; main()", "train", "grpo.yaml"]

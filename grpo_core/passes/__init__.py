@@ -5,7 +5,7 @@ log-probabilities, `check` finds the fastest form that holds for a model, `batch
 step into passes. The loss is `algorithm`'s, the loop the trainer's.
 """
 
-from grpo_core.passes.batching import default_budget, micro_batches, padded_tokens
+from grpo_core.passes.batching import deal, default_budget, micro_batches, padded_tokens
 from grpo_core.passes.check import self_check
 from grpo_core.passes.forms import Passes, TokenLogps
 from grpo_core.passes.pack import Form, Group
@@ -15,6 +15,7 @@ __all__ = [
     "Group",
     "Passes",
     "TokenLogps",
+    "deal",
     "default_budget",
     "micro_batches",
     "padded_tokens",

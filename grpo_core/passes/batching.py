@@ -6,7 +6,7 @@ Numbers in, indices out; no tensors and no model.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from grpo_core.passes.pack import Form
 
@@ -79,30 +79,30 @@ def micro_batches(
     def tokens(chosen: Pass) -> int:
         return padded_tokens(chosen, prompt_lengths, completion_lengths, form)
 
+    packs = form in ("blocks", "mask")
     entries: Pass = []
     for group, lengths in enumerate(completion_lengths):
-        order = list(range(len(lengths)))
+        order = sorted(range(len(lengths)), key=lambda i: -lengths[i] if sort else i)
         if not order:
             continue
-        if sort:
-            order.sort(key=lambda i: -lengths[i])
-        if form == "plain":
-            entries += [(group, [i]) for i in order]
-            continue
-        rows = 1
-        if form in ("blocks", "mask"):
+        fewest = len(order) if form == "plain" else 1
+        if packs:
             # the cost of S completion tokens on k rows, each with its prompt P, is least at
             # k = S / sqrt(P (P + 6 hidden_size))
             prompt = prompt_lengths[group]
             best = sum(lengths) / math.sqrt(max(1, prompt * (prompt + 6 * hidden_size)))
-            rows = min(len(order), max(1, round(best)))
-            long = prompt + math.ceil(sum(lengths) / rows) > SHORT
+            fewest = min(len(order), max(1, round(best)))
+            long = prompt + math.ceil(sum(lengths) / fewest) > SHORT
             if form == "blocks" and (long or even(prompt, lengths)):
-                rows = 1  # what is hidden costs nothing
-        parts = _split(order, lengths, rows, even=form in ("blocks", "mask"))
-        while rows < len(order) and max(tokens([(group, part)]) for part in parts) > budget:
-            rows += 1
-            parts = _split(order, lengths, rows, even=form in ("blocks", "mask"))
+                fewest = 1  # what is hidden costs nothing
+        for rows in range(fewest, len(order) + 1):
+            if packs:
+                parts = [part for part in deal({i: lengths[i] + 1 for i in order}, rows) if part]
+            else:  # neighbours, of similar lengths, together
+                size = math.ceil(len(order) / rows)
+                parts = [order[i : i + size] for i in range(0, len(order), size)]
+            if max(tokens([(group, part)]) for part in parts) <= budget:
+                break
         entries += [(group, part) for part in parts]
     if sort:
         entries.sort(key=lambda entry: -tokens([entry]))
@@ -113,26 +113,15 @@ def micro_batches(
             passes[-1].append(entry)
         else:
             passes.append([entry])
-    return [_merged(chosen) for chosen in passes] if form == "plain" else passes
+    return passes
 
 
-def _split(order: list[int], lengths: Sequence[int], rows: int, even: bool) -> list[list[int]]:
-    """Indices in `rows` parts: of even sums, or neighbours (of similar lengths) together."""
-    if not even:
-        size = math.ceil(len(order) / rows)
-        return [order[i : i + size] for i in range(0, len(order), size)]
-    parts: list[list[int]] = [[] for _ in range(rows)]
-    sums = [0] * rows
-    for i in order:
+def deal(sizes: Mapping[int, int], hands: int) -> list[list[int]]:
+    """Keys in as many shares of about even sums, each in the given order."""
+    shares: list[set[int]] = [set() for _ in range(hands)]
+    sums = [0] * hands
+    for key in sorted(sizes, key=lambda key: -sizes[key]):
         least = sums.index(min(sums))
-        parts[least].append(i)
-        sums[least] += lengths[i] + 1
-    return [part for part in parts if part]
-
-
-def _merged(chosen: Pass) -> Pass:
-    """One entry a group."""
-    groups: dict[int, list[int]] = {}
-    for group, indices in chosen:
-        groups.setdefault(group, []).extend(indices)
-    return list(groups.items())
+        shares[least].add(key)
+        sums[least] += sizes[key]
+    return [[key for key in sizes if key in share] for share in shares]
