@@ -64,13 +64,8 @@ class Passes(nn.Module):
         impossible for the model, as a cache is under gradient checkpointing."""
         device = self.model.get_input_embeddings().weight.device
         completions = [completion for group in groups for completion in group.completions]
-        lengths = torch.tensor([len(completion) for completion in completions])
-        mask = torch.arange(int(lengths.max())) < lengths.unsqueeze(1)
-        place = mask.flatten().nonzero().squeeze(1).to(device)
-        target = torch.tensor(
-            [t for completion in completions for t in completion], dtype=torch.long
-        ).to(device)
-
+        target, mask = pack.padded(completions, self.pad_id, device)
+        target = target[mask]
         states = getattr(self, f"_{self.form}")(groups, device)
         if self.fused_head:
             values = head.chunked(head.split(self.model), states, target, self.temperature, entropy)
@@ -78,13 +73,10 @@ class Passes(nn.Module):
             values = head.log_softmax(states, target, self.temperature, entropy)
 
         def spread(value: Tensor) -> Tensor:
-            flat = value.new_zeros(mask.numel()).index_copy(0, place, value)
-            return flat.view(mask.shape).clone()  # FSDP warns of views
+            return value.new_zeros(mask.shape).masked_scatter(mask, value)
 
         logp, entropies = values
-        return TokenLogps(
-            spread(logp), mask.to(device), None if entropies is None else spread(entropies)
-        )
+        return TokenLogps(spread(logp), mask, None if entropies is None else spread(entropies))
 
     def _blocks(self, groups: Sequence[Group], device: torch.device) -> Tensor:
         layout, spans = pack.joined(groups, device)
@@ -94,7 +86,7 @@ class Passes(nn.Module):
         elif max(span.prompt + sum(span.completions) for span in spans) <= self.short:
             return self._mask(groups, device)
         with blocks.attending(head.split(self.model).decoder.config):
-            states, _ = self._run(
+            return self._run(
                 layout.source,
                 input_ids=layout.ids,
                 position_ids=layout.positions,
@@ -103,78 +95,78 @@ class Passes(nn.Module):
                 blocks=how,
                 use_cache=False,
             )
-        return states
 
     def _mask(self, groups: Sequence[Group], device: torch.device) -> Tensor:
         layout = pack.packed(groups, self.pad_id, device)
-        states, _ = self._run(
+        return self._run(
             layout.source,
             input_ids=layout.ids,
             position_ids=layout.positions,
             attention_mask=self._attention(layout),
             use_cache=False,
         )
-        return states
 
     def _plain(self, groups: Sequence[Group], device: torch.device) -> Tensor:
         layout = pack.separate(groups, self.pad_id, device)
-        states, _ = self._run(layout.source, input_ids=layout.ids, use_cache=False)
-        return states
+        return self._run(layout.source, input_ids=layout.ids, use_cache=False)
 
     def _key_value(self, groups: Sequence[Group], device: torch.device) -> Tensor:
-        layout = pack.cached(groups, self.pad_id, device)
-        count, before = layout.prompt_ids.shape
-        first, cache = self._run(
+        # Padding on the left keeps prompt and completion adjacent in the cache, so that
+        # distances between them, which sliding windows go by, stay what they are
+        prompts, seen = pack.padded([g.prompt for g in groups], self.pad_id, device, "left")
+        completions = [completion for group in groups for completion in group.completions]
+        ids, read = pack.padded([c[:-1] for c in completions], self.pad_id, device)
+        written = torch.tensor([[len(c) > 0] for c in completions], device=device)
+        group = torch.tensor([i for i, g in enumerate(groups) for _ in g.completions]).to(device)
+        cache = DynamicCache()  # without a config: no layer forgets
+        count, before = prompts.shape
+        first = self._run(
             torch.arange(1, count + 1, device=device) * before - 1,
-            input_ids=layout.prompt_ids,
-            attention_mask=layout.prompt_mask,
-            position_ids=(layout.prompt_mask.cumsum(-1) - 1).clamp(min=0),
-            past_key_values=DynamicCache(),  # without a config: no layer forgets
+            input_ids=prompts,
+            attention_mask=seen,
+            position_ids=(seen.cumsum(-1) - 1).clamp(min=0),
+            past_key_values=cache,
             use_cache=True,
         )
-        states = first.index_select(0, layout.group)
-        after = layout.ids.shape[1]
+        states = first.index_select(0, group).unsqueeze(1)
+        after = ids.shape[1]
         if after:
-            if cache is None or cache.get_seq_length() != before:
+            if cache.get_seq_length() != before:
                 raise Unsupported("the model keeps no key/value cache")
-            cache.batch_select_indices(layout.group)
-            seen = layout.prompt_mask.index_select(0, layout.group)
-            rest, _ = self._run(
-                layout.mask.flatten().nonzero().squeeze(1),
-                input_ids=layout.ids,
-                attention_mask=torch.cat([seen, layout.mask], 1),
+            cache.batch_select_indices(group)
+            seen = seen.index_select(0, group)
+            rest = self._run(
+                torch.arange(ids.numel(), device=device),
+                input_ids=ids,
+                attention_mask=torch.cat([seen, read], 1),
                 position_ids=seen.sum(1, keepdim=True) + torch.arange(after, device=device),
                 past_key_values=cache,
                 use_cache=True,
             )
-            states = torch.cat([states, rest])
-        return states.index_select(0, layout.source)
+            states = torch.cat([states, rest.view(*ids.shape, -1)], 1)
+        tokens = torch.cat([written, read], 1).flatten().nonzero().squeeze(1)
+        return states.flatten(0, 1).index_select(0, tokens)
 
-    def _run(self, source: Int[Tensor, " tokens"], **inputs: Any) -> tuple[Tensor, Any]:
-        """Hidden states, or logits, at places of the flattened rows; and the cache."""
+    def _run(self, source: Int[Tensor, " tokens"], **inputs: Any) -> Tensor:
+        """Hidden states, or logits, at places of the flattened rows."""
         parts = head.split(self.model)
         if self.fused_head:
-            output = parts.decoder(**inputs)
-            states = output.last_hidden_state
+            states = parts.decoder(**inputs).last_hidden_state
         else:
-            length = inputs["input_ids"].shape[1]
             if parts.selects:
+                length = inputs["input_ids"].shape[1]
                 inputs["logits_to_keep"], column = (source % length).unique(return_inverse=True)
                 kept = len(inputs["logits_to_keep"])
                 source = source.div(length, rounding_mode="floor") * kept + column
-            output = self.model(**inputs)
-            states = output.logits
-        cache = getattr(output, "past_key_values", None)
-        return states.flatten(0, 1).index_select(0, source), cache
+            states = self.model(**inputs).logits
+        flat: Tensor = states.flatten(0, 1)
+        return flat.index_select(0, source)
 
     def _attention(self, layout: pack.Layout) -> Tensor | dict[str, Tensor]:
         """The block mask as this model's layers take it: one for all, or one a layer type."""
         config = head.split(self.model).decoder.config
         kinds = set(getattr(config, "layer_types", None) or ())
         window = getattr(config, "sliding_window", None)
-        if unknown := kinds - {"full_attention", "sliding_attention"}:
-            raise Unsupported(f"layers of type {', '.join(sorted(unknown))} take no block mask")
-
         # additive and in the dtype that attention computes in: what eager attention needs, and
         # sdpa would make one of a bool mask in every layer and keep it for the backward pass
         weight = self.model.get_input_embeddings().weight

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 Form = Literal["blocks", "mask", "key_value", "plain"]
 """How completions share their prompt in a pass, fastest first."""
@@ -29,14 +30,6 @@ class Group(NamedTuple):
     completions: Sequence[Sequence[int]]
 
 
-class Row(NamedTuple):
-    """Tokens in a row of a layout, with their positions and segments."""
-
-    ids: list[int]
-    positions: list[int]
-    segments: list[int]
-
-
 class Layout(NamedTuple):
     """Rows padded to the same length, on the right."""
 
@@ -48,27 +41,45 @@ class Layout(NamedTuple):
     predicts it stands in the flattened rows."""
 
 
+def padded(
+    rows: Sequence[Sequence[int]], fill: int, device: torch.device, side: str = "right"
+) -> tuple[Int[Tensor, "rows length"], Bool[Tensor, "rows length"]]:
+    """Rows filled up to one length, and where they are not."""
+    tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
+    there = [torch.ones_like(row, dtype=torch.bool) for row in tensors]
+    filled = pad_sequence(tensors, batch_first=True, padding_value=fill, padding_side=side)
+    mask = pad_sequence(there, batch_first=True, padding_value=False, padding_side=side)
+    return filled.to(device), mask.to(device)
+
+
 def packed(groups: Sequence[Group], pad_id: int, device: torch.device) -> Layout:
     """One row a group: the prompt once, then its completions, positions restarting after
     the prompt."""
-    rows, source = zip(*map(_row, groups), strict=True)
-    return _layout(rows, source, pad_id, device)
+    ids, positions, segments, source = zip(*map(_row, groups), strict=True)
+    length = max(map(len, ids))
+    flat = [i * length + place for i, places in enumerate(source) for place in places]
+    return Layout(
+        padded(ids, pad_id, device)[0],
+        padded(positions, 0, device)[0],
+        padded(segments, PADDING, device)[0],
+        torch.tensor(flat, dtype=torch.long, device=device),
+    )
 
 
-def _row(group: Group) -> tuple[Row, list[int]]:
-    """A group behind one copy of its prompt, and where its completions' tokens are predicted."""
+def _row(group: Group) -> tuple[list[int], list[int], list[int], list[int]]:
+    """A group behind one copy of its prompt: ids, positions and segments, and where its
+    completions' tokens are predicted."""
     start = len(group.prompt)
-    row = Row(list(group.prompt), list(range(start)), [PROMPT] * start)
-    places: list[int] = []
+    ids, positions, segments = list(group.prompt), list(range(start)), [PROMPT] * start
+    source: list[int] = []
     for segment, completion in enumerate(group.completions, 1):
-        first = len(row.ids)
-        read = list(completion[:-1])
-        row.ids.extend(read)
-        row.positions.extend(range(start, start + len(read)))
-        row.segments.extend([segment] * len(read))
         if len(completion):
-            places += [start - 1, *range(first, first + len(read))]
-    return row, places
+            source += [start - 1, *range(len(ids), len(ids) + len(completion) - 1)]
+        read = completion[:-1]
+        ids += read
+        positions += range(start, start + len(read))
+        segments += [segment] * len(read)
+    return ids, positions, segments, source
 
 
 class Span(NamedTuple):
@@ -83,16 +94,15 @@ class Span(NamedTuple):
 
 def joined(groups: Sequence[Group], device: torch.device) -> tuple[Layout, list[Span]]:
     """All groups in one row, one behind the other, without padding."""
-    row, source, spans = Row([], [], []), [], []
+    apart = packed(groups, PADDING, device)
+    read = (apart.segments != PADDING).flatten()
+    ids, positions, segments = (each.flatten()[read].unsqueeze(0) for each in apart[:3])
+    spans, start = [], 0
     for group in groups:
-        alone, places = _row(group)
-        start = len(row.ids)
-        for whole, part in zip(row, alone, strict=True):
-            whole.extend(part)
-        source += [start + place for place in places]
-        read = tuple(max(0, len(completion) - 1) for completion in group.completions)
-        spans.append(Span(start, len(group.prompt), read))
-    return _layout([row], [source], PADDING, device), spans
+        lengths = tuple(max(0, len(completion) - 1) for completion in group.completions)
+        spans.append(Span(start, len(group.prompt), lengths))
+        start += len(group.prompt) + sum(lengths)
+    return Layout(ids, positions, segments, (read.cumsum(0) - 1)[apart.source]), spans
 
 
 def separate(groups: Sequence[Group], pad_id: int, device: torch.device) -> Layout:
@@ -102,74 +112,6 @@ def separate(groups: Sequence[Group], pad_id: int, device: torch.device) -> Layo
         Group(prompt, [completion]) for prompt, completions in groups for completion in completions
     ]
     return packed(single, pad_id, device)
-
-
-def _layout(
-    rows: Sequence[Row], source: Sequence[list[int]], pad_id: int, device: torch.device
-) -> Layout:
-    length = max(len(row.ids) for row in rows)
-
-    def pad(values: list[int], fill: int) -> list[int]:
-        return values + [fill] * (length - len(values))
-
-    ids, positions, segments = torch.tensor(
-        [
-            [pad(row.ids, pad_id) for row in rows],
-            [pad(row.positions, 0) for row in rows],
-            [pad(row.segments, PADDING) for row in rows],
-        ],
-        device=device,
-    )
-    flat = [i * length + place for i, places in enumerate(source) for place in places]
-    source_at = torch.tensor(flat, dtype=torch.long, device=device)
-    return Layout(ids, positions, segments, source_at)
-
-
-class Cached(NamedTuple):
-    """Prompts padded on the left and read once, completions padded on the right."""
-
-    prompt_ids: Int[Tensor, "groups before"]
-    prompt_mask: Bool[Tensor, "groups before"]
-    ids: Int[Tensor, "batch after"]
-    mask: Bool[Tensor, "batch after"]
-    group: Int[Tensor, " batch"]
-    """Which prompt each completion continues."""
-    source: Int[Tensor, " tokens"]
-    """For every completion token in order, where its state stands: first the last state of
-    each completion's prompt, then the states of `mask`."""
-
-
-def cached(groups: Sequence[Group], pad_id: int, device: torch.device) -> Cached:
-    """Left padding keeps prompt and completion adjacent in the cache, so that distances
-    between them, which sliding windows go by, stay what they are."""
-    before = max(len(group.prompt) for group in groups)
-    prompts = [[pad_id] * (before - len(group.prompt)) + list(group.prompt) for group in groups]
-    prompt_mask = [
-        [False] * (before - len(group.prompt)) + [True] * len(group.prompt) for group in groups
-    ]
-    completions = [completion for group in groups for completion in group.completions]
-    read = [list(completion[:-1]) for completion in completions]
-    after = max(map(len, read))
-    source: list[int] = []
-    beyond = len(completions)
-    for i, completion in enumerate(completions):
-        if len(completion):
-            source += [i, *range(beyond, beyond + len(completion) - 1)]
-            beyond += len(completion) - 1
-    return Cached(
-        torch.tensor(prompts, device=device),
-        torch.tensor(prompt_mask, device=device),
-        torch.tensor(
-            [row + [pad_id] * (after - len(row)) for row in read], dtype=torch.long, device=device
-        ),
-        torch.tensor(
-            [[True] * len(row) + [False] * (after - len(row)) for row in read],
-            dtype=torch.bool,
-            device=device,
-        ),
-        torch.tensor([i for i, group in enumerate(groups) for _ in group.completions]).to(device),
-        torch.tensor(source, dtype=torch.long, device=device),
-    )
 
 
 def block_mask(
