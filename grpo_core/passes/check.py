@@ -6,11 +6,13 @@ scaled in a model's own forward. So nothing is trusted by name alone.
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -31,9 +33,8 @@ PARAMETERS = 2**27
 """Gradients compared, in numbers; the smallest parameters first, so every layer has some."""
 
 
-class Trial(NamedTuple):
-    logp: Tensor
-    gradients: list[Tensor]
+Trial = tuple[Sequence[Tensor], Sequence[Tensor]]
+"""Log-probabilities, and the gradients of parameters."""
 
 
 def self_check(
@@ -52,36 +53,24 @@ def self_check(
     train/eval mode stay as found. Call it before the model is wrapped or sharded.
     """
     lines: list[str] = []
+    make = partial(Passes, model, pad_id=pad_id, temperature=temperature)
     with _quiet(model) as parameters:
         groups = _batch(model, pad_id)
-
-        def attempt(form: Form, fused: bool, short: int) -> Trial | str:
-            passes = Passes(
-                model,
-                pad_id=pad_id,
-                form=form,
-                fused_head=fused,
-                temperature=temperature,
-                short=short,
-            )
-            try:
-                return _trial(passes, [[g] for g in groups] if short else [groups], parameters)
-            except REFUSALS as error:
-                return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-
-        own = Passes(model, pad_id=pad_id, form="plain", fused_head=False, temperature=temperature)
+        own = make(form="plain", fused_head=False)
         single = [[Group(g.prompt, [c])] for g in groups for c in g.completions]
         truth = _trial(own, single, parameters)
         rounding = _distance(_trial(own, [groups], parameters), truth)
         allowed = min(max(FLOOR, 4 * rounding), CEILING)
 
         def refusal(form: Form, fused: bool, short: int = 0) -> str | None:
-            trial = attempt(form, fused, short)
-            if isinstance(trial, str):
-                return trial
-            error = _distance(trial, truth)
+            passes = make(form=form, fused_head=fused, short=short)
+            try:
+                trial = _trial(passes, [[g] for g in groups] if short else [groups], parameters)
+            except REFUSALS as error:
+                return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            apart = _distance(trial, truth)
             # written so that a nan is refused
-            return None if error <= allowed else f"differs by {error:.1e} (allowed {allowed:.1e})"
+            return None if apart <= allowed else f"differs by {apart:.1e} (allowed {allowed:.1e})"
 
         if fused_head and (why := refusal("plain", True)):
             lines.append(f"fused head refused: {why}; the model's own forward makes the logits")
@@ -97,10 +86,7 @@ def self_check(
             lines.append(f"form plain is kept although padding alone changes results: {why}")
     fused = "fused head" if fused_head else "the model's own head"
     lines.append(f"training passes: form {candidate}, {fused}")
-    passes = Passes(
-        model, pad_id=pad_id, form=candidate, fused_head=fused_head, temperature=temperature
-    )
-    return passes, lines
+    return make(form=candidate, fused_head=fused_head), lines
 
 
 def _candidates(model: Any, form: Form | Literal["auto"]) -> Sequence[Form]:
@@ -153,26 +139,22 @@ def _trial(passes: Passes, batches: list[list[Group]], parameters: list[nn.Param
         outputs = [passes(batch) for batch in batches]
         logp = torch.cat([output.logp[output.mask] for output in outputs])
         weights = torch.cos(torch.arange(len(logp), device=logp.device, dtype=logp.dtype))
-        gradients: list[Tensor] = []
+        gradients: Sequence[Tensor] = ()
         if parameters:
-            found = torch.autograd.grad(weights @ logp, parameters, allow_unused=True)
-            gradients = [
-                torch.zeros_like(p) if g is None else g
-                for p, g in zip(parameters, found, strict=True)
-            ]
-    return Trial(logp.detach(), gradients)
+            gradients = torch.autograd.grad(weights @ logp, parameters, materialize_grads=True)
+    return [logp.detach()], gradients
 
 
 def _distance(trial: Trial, truth: Trial) -> float:
     """The larger of the two relative errors, of log-probabilities and of the gradient."""
 
-    def norm(tensors: list[Tensor]) -> float:
+    def norm(tensors: Iterable[Tensor]) -> float:
         return math.sqrt(sum(float(t.double().square().sum()) for t in tensors))
 
-    errors = [norm([trial.logp - truth.logp]) / max(norm([truth.logp]), 1e-30)]
-    if truth.gradients:
-        apart = [a - b for a, b in zip(trial.gradients, truth.gradients, strict=True)]
-        errors.append(norm(apart) / max(norm(truth.gradients), 1e-30))
+    errors = [
+        norm(a - b for a, b in zip(found, expected, strict=True)) / max(norm(expected), 1e-30)
+        for found, expected in zip(trial, truth, strict=True)
+    ]
     return math.nan if any(map(math.isnan, errors)) else max(errors)
 
 
@@ -182,13 +164,9 @@ def _quiet(model: Any) -> Iterator[list[nn.Parameter]]:
     modes = [(module, module.training) for module in model.modules()]
     config = head.split(model).decoder.config
     window = getattr(config, "sliding_window", None)
-    parameters, count = [], 0
-    for parameter in sorted(
-        (p for p in model.parameters() if p.requires_grad), key=lambda p: p.numel()
-    ):
-        count += parameter.numel()
-        if count <= PARAMETERS:
-            parameters.append(parameter)
+    trained = sorted((p for p in model.parameters() if p.requires_grad), key=torch.numel)
+    numbers = itertools.accumulate(map(torch.numel, trained))
+    parameters = [p for p, all_ in zip(trained, numbers, strict=True) if all_ <= PARAMETERS]
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
     try:
         model.eval()
