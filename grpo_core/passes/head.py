@@ -54,19 +54,14 @@ def split(model: Any) -> Head:
     if decoder is None or decoder is causal:
         decoder = getattr(causal, causal.base_model_prefix)
     config = causal.config.get_text_config()
-    family = config.model_type
-    scale = 1.0
-    if family.startswith("granite"):
-        scale = 1.0 / getattr(config, "logits_scaling", 1.0)
-    elif family.startswith("hyperclovax"):
-        scale = config.logits_scaling
-    elif family.startswith("cohere"):
+    scale: float = getattr(config, "lm_head_multiplier", 1.0)
+    if config.model_type.startswith("cohere"):
         scale = getattr(config, "logit_scale", None) or 1.0
-    elif family == "falcon_h1":
-        scale = config.lm_head_multiplier
-    softcap = getattr(config, "final_logit_softcapping", None)
-    if family == "recurrent_gemma":
-        softcap = config.logits_soft_cap
+    elif config.model_type.startswith("hyperclovax"):
+        scale = config.logits_scaling
+    else:  # Granite divides
+        scale /= getattr(config, "logits_scaling", 1.0)
+    softcap = getattr(config, "final_logit_softcapping", getattr(config, "logits_soft_cap", None))
     selects = "logits_to_keep" in inspect.signature(causal.forward).parameters
     linear = causal.get_output_embeddings()
     return Head(decoder, linear, scale, softcap, config.vocab_size, selects)
