@@ -112,7 +112,9 @@ class Learner:
         groups = len(rollout.completions) // grpo.group_size
         parts = [range(i, groups, grpo.minibatches) for i in range(grpo.minibatches)]
         steps = [turns for part in parts if (turns := visit.turns_of(part))]
-        self.passes.train()
+        # As drawing was: some models drop layers or route at random in the other mode, which
+        # gradient checkpointing alone needs.
+        self.passes.train(self.config.train.gradient_checkpointing)
         visit.look(steps)
         norms: list[float] = []
         for turns in steps * grpo.iterations:
