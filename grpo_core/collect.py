@@ -11,21 +11,19 @@ import dataclasses
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 
 from grpo_core.data import PromptTemplate, Row
 from grpo_core.distributed import ALONE, Ranks, Watcher
 from grpo_core.policy import Policy
-from grpo_core.rewards import Sample, Text
+from grpo_core.rewards import Sample
 from grpo_core.rollout import Completion, Sampling
 from grpo_core.rubric import Rubric, Table
 from grpo_core.scoring import Scorer
 
-T = TypeVar("T")
 Draw = Callable[..., list[Completion]]
 
 
@@ -37,42 +35,43 @@ class Rollout:
     prompt_ids: list[list[int]]
     completions: list[Completion]
     table: Table
-    seconds: dict[str, list[float]]
+    seconds: Mapping[str, Sequence[float]]
     """By reward, what each verdict took."""
     times: dict[str, float]
     """`time/rollout`, `time/score` (what judging took) and `time/score_hidden` (the part
     of it during which completions were still being drawn)."""
     group_size: int
 
+    def of(self, group: int) -> list[tuple[Rollout, int]]:
+        """A group's samples, each as this rollout and its place in it."""
+        return [(self, n) for n in range(group * self.group_size, (group + 1) * self.group_size)]
+
     def take(self, groups: Sequence[int]) -> Rollout:
         """Some of the groups."""
-        return _groups([(self, group) for group in groups])
+        return _picked([place for group in groups for place in self.of(group)])
 
     def replace(self, groups: Sequence[int], others: Rollout) -> Rollout:
         """This rollout with the groups of `others` in the places of `groups`."""
-        instead = dict(zip(groups, range(len(groups)), strict=True))
-        return _groups(
-            [
-                (others, instead[group]) if group in instead else (self, group)
-                for group in range(len(self.samples) // self.group_size)
-            ]
-        )
+        chosen = [self.of(group) for group in range(len(self.samples) // self.group_size)]
+        for other, group in enumerate(groups):
+            chosen[group] = others.of(other)
+        return _picked([place for places in chosen for place in places])
 
 
 def interleaved(parts: Sequence[Rollout]) -> Rollout:
     """The rollout of which each rank has made every so-manieth group; times are the
     slowest rank's."""
     groups = sum(len(part.samples) // part.group_size for part in parts)
-    whole = _groups([(parts[g % len(parts)], g // len(parts)) for g in range(groups)])
+    chosen = [parts[g % len(parts)].of(g // len(parts)) for g in range(groups)]
+    whole = _picked([place for places in chosen for place in places])
     times = {name: max(part.times[name] for part in parts) for name in parts[0].times}
     return dataclasses.replace(whole, times=times)
 
 
-def _groups(chosen: Sequence[tuple[Rollout, int]]) -> Rollout:
-    """A rollout of given groups of given rollouts, numbered anew."""
-    first, _ = chosen[0]
+def _picked(places: Sequence[tuple[Rollout, int]]) -> Rollout:
+    """A rollout of given samples of given rollouts, their groups numbered anew."""
+    first, _ = places[0]
     size, names = first.group_size, first.table.names
-    places = [(r, n) for r, g in chosen for n in range(g * size, (g + 1) * size)]
     return Rollout(
         [dataclasses.replace(r.samples[n], group=i // size) for i, (r, n) in enumerate(places)],
         [r.prompt_ids[n] for r, n in places],
@@ -121,18 +120,7 @@ class Collector:
 
         Random numbers depend on seed, step, `salt` and the rank alone.
         """
-        mine = self._collect(self.ranks.mine(rows), template, group_size, how, step, salt)
-        return mine if self.ranks.world == 1 else interleaved(self.ranks.gather(mine))
-
-    def _collect(
-        self,
-        rows: Sequence[tuple[int, Row]],
-        template: PromptTemplate,
-        group_size: int,
-        how: Sampling,
-        step: int,
-        salt: int,
-    ) -> Rollout:
+        rows = self.ranks.mine(rows)
         prompts = [template.fill(row) for _, row in rows]
         encoded = [self.policy.encode(prompt) for prompt in prompts]
         opened = f"<{self.rubric.tags.think}>"
@@ -144,10 +132,10 @@ class Collector:
         def judge(n: int, completion: Completion) -> None:
             group, index = divmod(n, group_size)
             text = self.policy.decode(completion.ids)
-            chat: Text = text if isinstance(prompts[group], str) else [_assistant(text)]
+            message = {"role": "assistant", "content": text}
             samples[n] = Sample(
                 prompts[group],
-                chat,
+                text if isinstance(prompts[group], str) else [message],
                 rows[group][1],
                 group=group,
                 index=index,
@@ -177,7 +165,7 @@ class Collector:
                 )
             self.watcher.phase("scoring", step)
             drawn = time.perf_counter()
-            finished = batch.result()
+            table = batch.result()
         except BaseException:
             batch.cancel()
             raise
@@ -187,20 +175,12 @@ class Collector:
         if waited > 1:  # somebody may want to know whom for
             slowest = "; ".join(map(str, timings.slowest[:3]))
             self.watcher.say(f"step {step}: waited {waited:.1f} s for scores. Slowest: {slowest}")
-
-        place = {n: row for row, n in enumerate(samples)}
-
-        def in_order(column: Sequence[T]) -> list[T]:
-            return [column[place[n]] for n in range(len(completions))]
-
-        ordered = [samples[n] for n in range(len(completions))]
-        scores = {name: in_order(column) for name, column in finished.scores.items()}
-        return Rollout(
-            ordered,
-            [encoded[n // group_size] for n in range(len(completions))],
-            completions,
-            self.rubric.table(ordered, scores, step),
-            {name: in_order(column) for name, column in timings.seconds.items()},
+        mine = Rollout(
+            batch.samples,
+            [encoded[n // group_size] for n in samples],
+            [completions[n] for n in samples],
+            table,
+            timings.seconds,
             {
                 "time/rollout": drawn - started,
                 "time/score": judged,
@@ -208,12 +188,12 @@ class Collector:
             },
             group_size,
         )
+        if samples:
+            place = {n: (mine, row) for row, n in enumerate(samples)}
+            mine = _picked([place[n] for n in sorted(place)])
+        return mine if self.ranks.world == 1 else interleaved(self.ranks.gather(mine))
 
     def _judging(self) -> str:
         """What is judged just now and has been for longest."""
         running = self.scorer.running()
         return f"judging: {running[0]}" if running else ""
-
-
-def _assistant(text: str) -> dict[str, str]:
-    return {"role": "assistant", "content": text}
