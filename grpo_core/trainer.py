@@ -12,17 +12,16 @@ import contextlib
 import os
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedType
 
 from grpo_core import checkpoint, credit, data, metrics
-from grpo_core.algorithm import OBJECTIVES, Objective
+from grpo_core.algorithm import OBJECTIVES
 from grpo_core.collect import Collector, Rollout
 from grpo_core.config import Config, flat
 from grpo_core.distributed import ALONE, Muted, Ranks, Watcher, sharding
@@ -69,7 +68,7 @@ class Trainer:
         self.started, self.tokens, self.first_step = time.time(), 0, 1
         self.stop = StopRequest(watcher.say)
         self.before: dict[str, Any] | None = None
-        self.outcomes: Counter[str] = Counter()
+        self.outcomes: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self.seconds: defaultdict[str, float] = defaultdict(float)
 
         train, engine = config.train, config.engine
@@ -126,11 +125,12 @@ class Trainer:
         self.policy = Policy(self.accelerator.unwrap_model(self.passes).model, policy.tokenizer)
         if ranks.watch is not None:
             self.policy.model.register_forward_hook(lambda *_: ranks.tick())
+        name = config.grpo.objective
         self.learner = Learner(
             config,
             self.passes,
             self.optimizer,
-            _objective(config, host),
+            OBJECTIVES[name] if name in OBJECTIVES else host.objectives[name](),
             self.reference,
             self.accelerator,
             ranks,
@@ -170,15 +170,14 @@ class Trainer:
                 self.before = self.evaluate(0)
             summary["before"] = self.before
             self._once(lambda: self.run.write_summary(summary))
-            self._stop_if(self._asked_to_stop(), "stopped before the first step")
+            if asked := self._asked_to_stop():
+                raise Interrupted("stopped before the first step", asked)
             for step in range(self.first_step, steps + 1):
                 line = self.step(step)
                 every = config.eval.every if config.eval else 0
-                if every and step % every == 0 and step < steps:
-                    line |= _prefixed("eval/", self.evaluate(step))
-                if step == steps:
-                    summary["after"] = self.evaluate(step)
-                    line |= _prefixed("eval/", summary["after"])
+                if step == steps or (every and step % every == 0):
+                    summary["after"] = found = self.evaluate(step)
+                    line |= {f"eval/{name}": found[name] for name in found if name != "step"}
                 self._once(partial(self.run.add_metrics, line))
                 self.accelerator.log({k: v for k, v in line.items() if v is not None}, step=step)
                 self.watcher.step(line)
@@ -187,13 +186,13 @@ class Trainer:
                 asked = self._asked_to_stop()
                 if step == steps or asked or (save_every and step % save_every == 0):
                     self.save(step)
-                if step < steps:
-                    self._stop_if(asked, f"stopped after step {step}; its checkpoint is saved")
+                if asked and step < steps:
+                    raise Interrupted(f"stopped after step {step}; its checkpoint is saved", asked)
             if "after" not in summary:  # resumed when all steps were done
                 summary["after"] = self.evaluate(steps)
         for tracker in self.accelerator.trackers:
             tracker.finish()
-        summary["outcomes"] = _nested(self.outcomes)
+        summary["outcomes"] = self.outcomes
         self.seconds["total"] += time.time() - self.started
         summary["seconds"] = {name: round(spent, 3) for name, spent in self.seconds.items()}
         self._once(lambda: self.run.write_summary(summary))
@@ -226,9 +225,8 @@ class Trainer:
         for name, spent in line.items():
             if name.startswith("time/"):
                 self.seconds[name.removeprefix("time/")] += spent
-        self._write_samples(
-            f"step-{step:06d}", step, rollout, {"advantage": credit.a_sample(advantages).tolist()}
-        )
+        taught = credit.a_sample(advantages).tolist()
+        self._write_samples(f"step-{step:06d}", step, rollout, advantage=taught)
         return line
 
     def rollout(self, step: int, line: dict[str, Any]) -> Rollout:
@@ -276,8 +274,8 @@ class Trainer:
             step,
         )
         for mode, rollout in rollouts.items():
-            extra = {"mode": [mode] * len(rollout.samples)}
-            self._write_samples(f"eval-{step:06d}-{mode}", step, rollout, extra)
+            modes = [mode] * len(rollout.samples)
+            self._write_samples(f"eval-{step:06d}-{mode}", step, rollout, mode=modes)
         self.seconds["evaluate"] += time.perf_counter() - started
         return found
 
@@ -286,7 +284,7 @@ class Trainer:
         seconds = dict(self.seconds) | {"total": self.seconds["total"] + time.time() - self.started}
         state = {
             "num_tokens": self.tokens,
-            "outcomes": dict(self.outcomes),
+            "outcomes": self.outcomes,
             "seconds": seconds,
             "before": self.before,
         }
@@ -317,7 +315,8 @@ class Trainer:
         checkpoint.restore(path, sharding.Loading(optimizer))
         state = checkpoint.read_state(path)
         self.first_step, self.tokens = state["step"] + 1, state["num_tokens"]
-        self.outcomes.update(state["outcomes"])
+        for name, counts in state["outcomes"].items():
+            self.outcomes[name].update(counts)
         self.seconds.update(state["seconds"])
         self.before = state["before"]
 
@@ -333,8 +332,7 @@ class Trainer:
         self.tokens += sum(len(c.ids) for c in rollout.completions)
         self.tokens += sum(map(len, rollout.prompt_ids))
         for name, scores in rollout.table.scores.items():
-            for score in scores:
-                self.outcomes[f"{name}/{score.outcome.value}"] += 1
+            self.outcomes[name].update(score.outcome.value for score in scores)
         check_failures(rollout.table, self.config.train.max_failures, step)
         return rollout
 
@@ -368,21 +366,12 @@ class Trainer:
         for complaint in self.host.notify(hook, **arguments):
             self.watcher.say(complaint)
 
-    def _write_samples(
-        self,
-        name: str,
-        step: int,
-        rollout: Rollout,
-        extra: Mapping[str, list[Any]] = MappingProxyType({}),
-    ) -> None:
+    def _write_samples(self, name: str, step: int, rollout: Rollout, **more: list[Any]) -> None:
         if not self.ranks.main:
             return
         prompts = [self.policy.render(sample.prompt) for sample in rollout.samples]
-        extra = {
-            "step": [step] * len(prompts),
-            "tokens": [len(completion.ids) for completion in rollout.completions],
-            **extra,
-        }
+        tokens = [len(completion.ids) for completion in rollout.completions]
+        extra = {"step": [step] * len(prompts), "tokens": tokens, **more}
         rows = metrics.sample_rows(rollout.samples, rollout.table, rollout.seconds, prompts, extra)
         self._once(lambda: self.run.add_samples(name, rows))
 
@@ -390,30 +379,7 @@ class Trainer:
         """The signal, if any rank got one; all ranks hear the same."""
         return next(filter(None, self.ranks.gather(self.stop.signal)), None)
 
-    def _stop_if(self, asked: int | None, message: str) -> None:
-        if asked:
-            raise Interrupted(message, asked)
-
-
-def _objective(config: Config, host: Host) -> Objective:
-    name = config.grpo.objective
-    return OBJECTIVES[name] if name in OBJECTIVES else host.objectives[name]()
-
 
 def _mixed_precision(precision: str) -> str:
-    if precision == "auto":
-        fast = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-        return "bf16" if fast else "no"
-    return {"float32": "no", "bfloat16": "bf16"}[precision]
-
-
-def _prefixed(prefix: str, values: dict[str, Any]) -> dict[str, Any]:
-    return {f"{prefix}{name}": value for name, value in values.items() if name != "step"}
-
-
-def _nested(counter: Counter[str]) -> dict[str, dict[str, int]]:
-    nested: dict[str, dict[str, int]] = {}
-    for key, number in counter.items():
-        name, _, outcome = key.rpartition("/")
-        nested.setdefault(name, {})[outcome] = number
-    return nested
+    fast = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16" if precision == "bfloat16" or (precision == "auto" and fast) else "no"
