@@ -67,11 +67,5 @@ def _agreement(part: str, text: str) -> int:
     """Length of the longest beginning that both share."""
     if text.startswith(part):
         return len(part)
-    low, high = 0, len(part)  # the first `low` characters agree, the first `high` do not
-    while high - low > 1:
-        middle = (low + high) // 2
-        if text.startswith(part[:middle]):
-            low = middle
-        else:
-            high = middle
-    return low
+    pairs = enumerate(zip(part, text, strict=False))
+    return next((n for n, (mine, whole) in pairs if mine != whole), len(text))

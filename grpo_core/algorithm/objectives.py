@@ -217,15 +217,11 @@ def policy_loss(
     total = losses * weight
     if chosen.average == "sequence-mean":
         total = total / length
-    divisor: float | Tensor = (
-        count(chosen, weight).to(logp.dtype) if normalizer is None else normalizer
-    )
+    divisor = torch.as_tensor(count(chosen, weight) if normalizer is None else normalizer)
     if chosen.average == "max-length":
         if max_completion_length is None:
             raise ValueError("dr_grpo requires max_completion_length, its constant divisor")
         divisor = divisor * max_completion_length
-    if not isinstance(divisor, Tensor):
-        divisor = torch.tensor(divisor)
     value = total.sum() / divisor.to(logp).clamp(min=1)
     tokens = weight.sum().clamp(min=1)
     means = {name: (each.detach() * weight).sum() / tokens for name, each in metrics.items()}
@@ -234,16 +230,11 @@ def policy_loss(
 
 def _clip_metrics(objective: Objective, t: Terms) -> dict[str, Tensor]:
     """Where the clip holds the gradient back, as 0 and 1."""
+    low, high = t.ratio < 1 - t.epsilon, t.ratio > 1 + t.epsilon_high
     if objective.per_token is truncated_reinforce:
-        low = torch.zeros_like(t.ratio, dtype=torch.bool)
-        high = (t.ratio > t.epsilon_high) & (t.advantages > 0)
-    elif objective.per_token is clipped_surrogate:
-        low = (t.ratio < 1 - t.epsilon) & (t.advantages < 0)
-        high = (t.ratio > 1 + t.epsilon_high) & (t.advantages > 0)
-    else:
+        low, high = torch.zeros_like(low), t.ratio > t.epsilon_high
+    elif objective.per_token is not clipped_surrogate:
         return {}
-    return {
-        "clip_ratio/low_mean": low.to(t.mask.dtype),
-        "clip_ratio/high_mean": high.to(t.mask.dtype),
-        "clip_ratio/region_mean": (low | high).to(t.mask.dtype),
-    }
+    low, high = low & (t.advantages < 0), high & (t.advantages > 0)
+    sides = {"low": low, "high": high, "region": low | high}
+    return {f"clip_ratio/{side}_mean": at.to(t.mask.dtype) for side, at in sides.items()}
