@@ -8,7 +8,7 @@ paged attention (other backends).
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -92,16 +92,13 @@ def draw(
         with packed:
             size = max(1, sampling.batch_size // group_size) * group_size // copies
             for first in range(0, len(prompts), size):
-                before = first * copies
-
-                def finished(n: int, completion: Completion, before: int = before) -> None:
-                    drawn[before + n] = completion
-                    on_finished(before + n, completion)
-
                 part = prompts[first : first + size]
                 rows = reader(policy.model, policy.pad_id, part, copies, sampling.max_tokens)
                 logits = rows.start(part, copies)
-                _draw_batch(rows, logits, policy.eos_ids, sampling, generator, finished)
+                whole = _draw_batch(rows, logits, policy.eos_ids, sampling, generator)
+                for n, completion in whole:
+                    drawn[first * copies + n] = completion
+                    on_finished(first * copies + n, completion)
     finally:
         policy.model.train(training)
     return [drawn[n] for n in range(len(drawn))]
@@ -113,9 +110,9 @@ def _draw_batch(
     eos_ids: Sequence[int],
     sampling: Sampling,
     generator: torch.Generator,
-    on_finished: OnFinished,
-) -> None:
-    """Draw until every row has ended, starting from the logits of the first tokens."""
+) -> Iterator[tuple[int, Completion]]:
+    """Draw until every row has ended, starting from the logits of the first tokens; gives each
+    as soon as it is whole."""
     device, n = logits.device, len(logits)
     ids = torch.zeros(sampling.max_tokens, n, dtype=torch.long, device=device)
     logps = torch.zeros(sampling.max_tokens, n, device=device)
@@ -124,16 +121,12 @@ def _draw_batch(
     open_ = torch.ones(n, dtype=torch.bool, device=device)
     eos = torch.tensor(eos_ids, device=device)
 
-    def whole(ended: Int[Tensor, " rows"], length: int, truncated: bool) -> None:
-        drawn = zip(
-            ended.tolist(),
-            ids[:length, ended].T.tolist(),
-            logps[:length, ended].T.tolist(),
-            entropies[:length, ended].T.tolist(),
-            strict=True,
-        )
-        for row, tokens, logp, entropy in drawn:
-            on_finished(row, Completion(tokens, logp, entropy, truncated))
+    def whole(
+        ended: Int[Tensor, " rows"], length: int, truncated: bool
+    ) -> Iterator[tuple[int, Completion]]:
+        columns = (each[:length, ended].T.tolist() for each in (ids, logps, entropies))
+        for row, tokens, logp, entropy in zip(ended.tolist(), *columns, strict=True):
+            yield row, Completion(tokens, logp, entropy, truncated)
 
     for t in range(sampling.max_tokens):
         tokens, logps[t, rows], entropies[t, rows] = choose(logits, sampling, generator)
@@ -141,7 +134,7 @@ def _draw_batch(
         ended = torch.isin(tokens, eos) & open_
         if ended.any():
             open_ &= ~ended
-            whole(rows[ended], t + 1, truncated=False)
+            yield from whole(rows[ended], t + 1, truncated=False)
             left = int(open_.sum())
             if left == 0:
                 return
@@ -152,7 +145,7 @@ def _draw_batch(
                 rows, tokens, open_ = rows[keep], tokens[keep], open_[keep]
         if t + 1 < sampling.max_tokens:
             logits = batch.step(tokens)
-    whole(rows[open_], sampling.max_tokens, truncated=True)
+    yield from whole(rows[open_], sampling.max_tokens, truncated=True)
 
 
 def choose(
