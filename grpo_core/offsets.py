@@ -7,6 +7,7 @@ that decodes will do. Left out: what is learnt at a place
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 
 
@@ -65,7 +66,4 @@ def token_offsets(
 
 def _agreement(part: str, text: str) -> int:
     """Length of the longest beginning that both share."""
-    if text.startswith(part):
-        return len(part)
-    pairs = enumerate(zip(part, text, strict=False))
-    return next((n for n, (mine, whole) in pairs if mine != whole), len(text))
+    return bisect_left(range(len(part)), True, key=lambda n: not text.startswith(part[: n + 1]))
