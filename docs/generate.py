@@ -74,6 +74,7 @@ def section(title: str, model: type[BaseModel]) -> str:
 def config_page() -> str:
     sections = [
         ("model", config.ModelConfig),
+        ("model.lora", config.LoraConfig),
         ("data", config.DataConfig),
         ("rubric", rubric.RubricConfig),
         ("rubric.rewards.N", rubric.RewardConfig),
@@ -82,6 +83,7 @@ def config_page() -> str:
         ("rollout", config.RolloutConfig),
         ("rollout.correction", config.CorrectionConfig),
         ("train", config.TrainConfig),
+        ("engine", config.EngineConfig),
         ("eval", config.EvalConfig),
         ("scoring", config.ScoringConfig),
         ("plugins", config.PluginsConfig),

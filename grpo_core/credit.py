@@ -48,9 +48,12 @@ def advantages(
     return total
 
 
-def a_sample(advantages: Tensor) -> Float[Tensor, " batch"]:
+def a_sample(advantages: Tensor, rollout: Rollout) -> Float[Tensor, " batch"]:
     """One number a sample: the mean over its tokens where each has its own."""
-    return advantages if advantages.dim() == 1 else advantages.mean(1)
+    if advantages.dim() == 1:
+        return advantages
+    lengths = [max(1, len(completion.ids)) for completion in rollout.completions]
+    return torch.stack([row[:n].mean() for row, n in zip(advantages, lengths, strict=True)])
 
 
 def _step_ends(

@@ -7,6 +7,7 @@ the same for the same seed.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import statistics
@@ -184,6 +185,25 @@ class RunFolder:
         self.samples_path = path / "samples"
         self.checkpoints_path = path / "checkpoints"
 
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """While entered no other process can claim this folder. Raises ConfigError when one has."""
+        with _writable(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            file = self.path.with_name(f".{self.path.name}.lock").open("w")
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConfigError(
+                    f"another process is training in {self.path}; wait for it, or name another run "
+                    "(`name=...`)",
+                    ("name",),
+                ) from None
+            except OSError as error:  # a file system without locks
+                self.say(f"{self.path} cannot be locked against other processes: {error}")
+            yield
+
     def start(self) -> Path | None:
         """Make the folder anew. One that holds a run is moved aside, and its new path returned.
 
@@ -221,7 +241,11 @@ class RunFolder:
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def add_metrics(self, metrics: Mapping[str, Any]) -> None:
-        line = json.dumps(metrics, allow_nan=False)
+        finite = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in metrics.items()
+        }  # JSON has no nan
+        line = json.dumps(finite, allow_nan=False)
         when_there_is_space(lambda: append(self.metrics_path, line), self.metrics_path, self.say)
 
     def add_samples(self, name: str, rows: list[dict[str, Any]]) -> None:
@@ -231,7 +255,9 @@ class RunFolder:
 
         path = self.samples_path / f"{name}.parquet"
         partial = path.with_suffix(".partial")
-        table = pyarrow.Table.from_pylist(rows)
+        table = pyarrow.Table.from_pylist(
+            [{name: _writable_text(value) for name, value in row.items()} for row in rows]
+        )
 
         def write() -> None:
             try:
@@ -289,6 +315,11 @@ class RunFolder:
     def _holds_a_run(self) -> bool:
         lines = self.metrics_path.exists() and self.metrics_path.stat().st_size
         return bool(lines) or any(self.checkpoints_path.glob("step-*"))
+
+
+def _writable_text(value: Any) -> Any:
+    """Text with half a surrogate pair, which no file can hold, with its escape instead."""
+    return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
 
 
 @contextmanager

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from grpo_core.rewards import Outcome
@@ -56,15 +57,30 @@ class StopRequest:
 
 
 def check_failures(table: Table, limit: float, step: int) -> None:
-    """The circuit breaker: raise TrainingStopped where more than this share of the
-    verdicts failed, rather than learn from what is left."""
-    judged = [s for scores in table.scores.values() for s in scores]
-    judged = [s for s in judged if s.outcome is not Outcome.abstained]
-    failed = [s for s in judged if s.outcome in (Outcome.error, Outcome.invalid)]
-    if judged and len(failed) > limit * len(judged):
-        reasons = Counter(f"{s.outcome.value}: {s.reason}" for s in failed).most_common(3)
+    """The circuit breaker: raise TrainingStopped where more than this share of the verdicts
+    failed, or of the samples was excluded for it, rather than learn from what is left."""
+    rows = list(zip(*table.scores.values(), strict=True))
+    judged = [s for row in rows for s in row if s.outcome is not Outcome.abstained]
+    without = [s for s in judged if s.outcome is not Outcome.scored]
+    failed = [s for s in without if s.outcome is not Outcome.timeout]
+    excluded = sum(
+        total is None and not {s.outcome for s in row} <= {Outcome.scored, Outcome.abstained}
+        for total, row in zip(table.totals, rows, strict=True)
+    )
+    if len(failed) > limit * len(judged) or excluded > limit * len(rows):
+        reasons = Counter(f"{s.outcome.value}: {s.reason}" for s in without).most_common(3)
         listed = "; ".join(f"{number}x {reason}" for reason, number in reasons)
         raise TrainingStopped(
-            f"step {step}: {len(failed)} of {len(judged)} scores failed ({listed}). "
-            "The last checkpoint is intact; train.max_failures sets the limit"
+            f"step {step}: {len(failed)} of {len(judged)} scores failed, {excluded} of "
+            f"{len(rows)} samples are excluded ({listed}). "
+            "Checkpoints are intact; train.max_failures sets the limit"
+        )
+
+
+def check_finite(line: Mapping[str, Any], step: int) -> None:
+    """Raise TrainingStopped where the loss or its gradient is no number: nor are the weights."""
+    if not math.isfinite(line["loss"] + line["grad_norm"]):
+        raise TrainingStopped(
+            f"step {step}: the loss is {line['loss']}, its gradient's norm {line['grad_norm']}, and "
+            "the weights are spoiled. Checkpoints are intact; try a lower train.learning_rate"
         )

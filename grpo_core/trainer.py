@@ -35,7 +35,7 @@ from grpo_core.policy import Policy, load_model, load_policy
 from grpo_core.rollout.choice import backend_of, sampling_of
 from grpo_core.rubric import Rubric
 from grpo_core.scoring import Scorer
-from grpo_core.stopping import Interrupted, StopRequest, check_failures
+from grpo_core.stopping import Interrupted, StopRequest, check_failures, check_finite
 from grpo_core.update import Learner, Reference, learning_rate
 
 
@@ -215,6 +215,7 @@ class Trainer:
         self.watcher.phase("updating", step)
         updating = time.perf_counter()
         line |= self.learner.update(rollout, advantages)
+        check_finite(line, step)
         every = config.grpo.sync_reference_every
         if self.reference is not None and every and step % every == 0:
             self.reference.become(self.policy.model)
@@ -225,7 +226,7 @@ class Trainer:
         for name, spent in line.items():
             if name.startswith("time/"):
                 self.seconds[name.removeprefix("time/")] += spent
-        taught = credit.a_sample(advantages).tolist()
+        taught = credit.a_sample(advantages, rollout).tolist()
         self._write_samples(f"step-{step:06d}", step, rollout, advantage=taught)
         return line
 

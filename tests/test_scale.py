@@ -116,6 +116,7 @@ class TestAmounts:
     def test_passes_are_those_that_the_engine_makes(self, model, folder, tmp_path, monkeypatch):
         """`grpo train` on a model whose completions all have one length: layers started in
         drawing, rows and tokens of every pass."""
+        import torch
         import yaml
 
         from _engine_models import Setting, build
@@ -147,7 +148,7 @@ class TestAmounts:
         forward, step = Passes.forward, Cached.step
 
         def count_pass(self, groups, entropy=False):
-            if self.training:
+            if torch.is_grad_enabled():
                 layout = pack.packed(groups, 0, "cpu")
                 passes.append((*layout.ids.shape, len(layout.source)))
             return forward(self, groups, entropy)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.util
+import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from grpo_core.rubric import Rubric
 
 NEEDS = ("torch", "transformers", "accelerate", "datasets", "jaxtyping")
-FIXED = ("model.name", "model.lora.rank", "model.lora.targets")
+FIXED = ("model.name", "model.lora.rank", "model.lora.alpha", "model.lora.targets")
 """Settings without which a checkpoint does not fit."""
 
 
@@ -64,6 +66,7 @@ def train(
 
     from grpo_core import distributed
     from grpo_core.errors import ConfigError, RolloutError
+    from grpo_core.plugins import PATHS
     from grpo_core.rubric import ScoringError
     from grpo_core.stopping import Interrupted, TrainingStopped
     from grpo_core.trainer import Trainer
@@ -79,15 +82,22 @@ def train(
             ("train", "prompts_per_step"),
             str(config),
         )
-    again = f"grpo train {config} {' '.join(overrides or [])}".rstrip() + " --resume"
+    plugins = [
+        word
+        for path in filter(None, os.environ.get(PATHS, "").split(os.pathsep))
+        for word in ("--plugin", path)
+    ]
+    again = shlex.join(["grpo", *plugins, "train", str(config), *(overrides or ()), "--resume"])
     deadline = max(term.deadline_s for term in job.rubric.terms)
     stall = job.config.train.stall_s or (300.0 if job.config.train.compile else 40.0)
     try:
-        with distributed.join(stall + 2 * deadline) as ranks:
+        run = _run_folder(job, config, say)
+        with distributed.join(stall + 2 * deadline) as ranks, contextlib.ExitStack() as held:
+            if ranks.main:
+                held.enter_context(run.claimed())
             # rank 0 makes the folder, and only then do the others look
-            found = _start(job, config, resume, say) if ranks.main else None
+            found = _start(job, run, resume, say) if ranks.main else None
             found = ranks.gather(found)[0]
-            run = _run_folder(job, config, say)
             with Display(console, job.config.train.steps, hidden=not ranks.main) as display:
                 summary = Trainer(
                     job.config,
@@ -121,12 +131,12 @@ def _run_folder(job: Job, path: Path, say: Callable[[str], None]) -> RunFolder:
     return RunFolder(Path(output) if output else Path("runs") / (job.config.name or path.stem), say)
 
 
-def _start(job: Job, path: Path, resume: bool, say: Callable[[str], None]) -> Path | None:
+def _start(job: Job, run: RunFolder, resume: bool, say: Callable[[str], None]) -> Path | None:
     """Make the run's folder, or take it up again; the checkpoint to go on from."""
     from grpo_core import checkpoint
     from grpo_core.errors import ConfigError
 
-    run, found = _run_folder(job, path, say), None
+    found = None
     if resume:
         if not run.path.is_dir():
             raise ConfigError(f"nothing to resume: there is no run in {run.path}")
@@ -340,15 +350,16 @@ def show_summary(summary: dict[str, Any], run: RunFolder) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     before, after = summary["before"], summary["after"]
-    if before:
+    if before and after:  # `eval` may have come or gone with a resumed run
         table = Table(title=f"held-out data, n = {after['n']}", box=None, header_style="bold")
         for column in ("", "before", "after", "change"):
             table.add_column(column, justify="left" if not column else "right")
         labels = {"pass@1": "pass@1, sampled", "greedy_pass@1": "pass@1, greedy"}
-        for key in [k for k in before if k.endswith("pass@1")] + [
-            k for k in before if k == "reward" or k.startswith(("rewards/", "completions/"))
+        both = [key for key in before if key in after]
+        for key in [k for k in both if k.endswith("pass@1")] + [
+            k for k in both if k == "reward" or k.startswith(("rewards/", "completions/"))
         ]:
             table.add_row(
                 labels.get(key, key),
