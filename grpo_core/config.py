@@ -244,7 +244,8 @@ class TrainConfig(Section):
     a reward, after which the run is ended with the reason. Not given: 40, and 300 with
     `compile`, since a compilation is no progress."""
     max_failures: float = Field(default=0.5, gt=0, le=1)
-    """Stop when more than this share of a step's scores end in error or invalid."""
+    """Stop when more than this share of a step's scores end in error or invalid, or of its samples
+    is excluded because a reward failed or timed out."""
     output_dir: str | None = None
     """Instead of `runs/<name>`; relative to where you are."""
     trackers: list[Literal["tensorboard", "wandb"]] = []

@@ -2,6 +2,7 @@
 itself exactly, goes on exactly, and stops well."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -17,6 +18,9 @@ import pyarrow.parquet as parquet  # noqa: E402
 import typer  # noqa: E402
 
 from grpo_core.cli import train as command  # noqa: E402
+from grpo_core.errors import ConfigError  # noqa: E402
+from grpo_core.metrics import RunFolder  # noqa: E402
+from grpo_core.stopping import TrainingStopped, check_finite  # noqa: E402
 
 
 @pytest.fixture
@@ -361,6 +365,47 @@ class TestTrouble:
             train("broken", "eval=null")
         assert stopped.value.exit_code == 1
         assert "no such table" in " ".join(capsys.readouterr().err.split())
+
+    def test_so_does_one_of_two_whose_failures_exclude_every_sample(self, train, project, capsys):
+        (project / "my_rewards.py").write_text(
+            "def digits(completions, **_):\n    return [float(len(c)) for c in completions]\n"
+            "def brevity(completions, **_):\n    raise ValueError('no such table')\n"
+        )
+        with pytest.raises(typer.Exit):
+            train("half", "eval=null")
+        told = " ".join(capsys.readouterr().err.split())
+        assert "12 of 24 scores failed, 12 of 12 samples are excluded" in told
+        assert "no such table" in told
+
+    def test_a_logged_figure_that_is_no_number_is_null(self, train, project):
+        (project / "my_rewards.py").write_text(
+            "def digits(completions, log_metric=None, **_):\n"
+            "    log_metric('odd', float('nan'))\n"
+            "    return [float(len(c)) for c in completions]\n"
+            "def brevity(completions, **_):\n    return [1.0 for _ in completions]\n"
+        )
+        for line in lines(train("odd", "eval=null")):
+            assert [value for name, value in line.items() if "odd" in name] == [None]
+
+    def test_a_loss_that_is_no_number_stops_the_run(self):
+        check_finite({"loss": -0.5, "grad_norm": 2.0}, 3)
+        with pytest.raises(TrainingStopped, match="step 3: the loss is nan"):
+            check_finite({"loss": math.nan, "grad_norm": 2.0}, 3)
+
+    def test_a_folder_is_one_processs_at_a_time(self, tmp_path):
+        def claimed():
+            return RunFolder(tmp_path / "runs" / "one").claimed()
+
+        with claimed(), pytest.raises(ConfigError, match="another process is training"), claimed():
+            pass
+        with claimed():
+            pass
+
+    def test_half_a_character_is_written_as_its_escape(self, tmp_path):
+        folder = RunFolder(tmp_path)
+        folder.start()
+        folder.add_samples("step", [{"completion": "half \ud83d"}])
+        assert rows(tmp_path, "step") == [{"completion": "half \\ud83d"}]
 
     def test_a_policy_of_raise_stops_the_run_with_its_reason(self, train, project, capsys):
         (project / "my_rewards.py").write_text(
