@@ -111,7 +111,8 @@ class Learner:
         visit = _Visit(self, rollout, advantages)
         groups = len(rollout.completions) // grpo.group_size
         parts = [range(i, groups, grpo.minibatches) for i in range(grpo.minibatches)]
-        steps = [turns for part in parts if (turns := visit.turns_of(part))]
+        moves = visit.moves.view(groups, grpo.group_size).any(1)
+        steps = [visit.turns_of(part) for part in parts if moves[list(part)].any()]
         # As drawing was: some models drop layers or route at random in the other mode, which
         # gradient checkpointing alone needs.
         self.passes.train(self.config.train.gradient_checkpointing)
@@ -177,7 +178,9 @@ class _Visit:
         if advantages.dim() == 1:
             self.advantages = advantages.unsqueeze(1).expand_as(self.old)
         moves = (self.advantages != 0) | (self.grpo.beta > 0) | (self.grpo.entropy_coef != 0)
-        self.teaches = (self.keep & moves).any(1) | (not self.config.engine.skip_silent)
+        self.moves = (self.keep & moves).any(1)
+        """Samples that can change something."""
+        self.teaches = self.moves | (not self.config.engine.skip_silent)
         self.before = True
         """Whether the policy's own log-probabilities of before the first step are yet to be kept."""
         self.updates = self.grpo.iterations * self.grpo.minibatches
@@ -286,7 +289,7 @@ class _Visit:
             value = value - grpo.entropy_coef * entropy_bonus(read.entropy, chosen, turn.tokens)
         self.seen.append(("loss", float(value.detach()) / self.updates, 0))
         for name, each in loss.metrics.items():
-            self._see(name, each.expand_as(mask), mask)
+            self._see(name, each.expand_as(mask), keep != 0)
         return value
 
     def _keep(self, turn: Turn, logp: Tensor, mask: Tensor) -> None:

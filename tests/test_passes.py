@@ -551,3 +551,15 @@ def test_similar_lengths_go_together_unless_the_order_is_kept():
     for sort, expected in ((True, [[1, 3], [0, 2]]), (False, [[0, 1], [2, 3]])):
         passes = micro_batches([1], lengths, 20, "plain", sort=sort)
         assert passes == [[(0, [i]) for i in indices] for indices in expected]
+
+
+def test_windows_that_go_by_place_in_the_row_are_known_by_the_config():
+    """GPT-Neo's, which are longer than what is tried."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPTNeoConfig(
+        vocab_size=64, hidden_size=16, num_layers=2, num_heads=2, intermediate_size=32,
+        attention_types=[[["global", "local"], 1]], max_position_embeddings=64,
+    )  # fmt: skip
+    passes, lines = self_check(transformers.GPTNeoForCausalLM(config), pad_id=0)
+    assert passes.form in ("key_value", "plain")
+    assert any("form mask refused: its windows" in line for line in lines)

@@ -248,3 +248,11 @@ class TestReference:
         for mine, theirs in zip(reference.passes.parameters(), passes.parameters(), strict=True):
             assert torch.equal(mine, theirs)
             assert mine.data_ptr() != theirs.data_ptr()
+
+
+def test_a_rollout_without_signal_takes_no_step_whether_its_passes_are_skipped_or_not(model):
+    drawn = rollout(model)
+    for skip in (True, False):
+        silent = torch.zeros(len(drawn.completions), dtype=torch.float64)
+        weights, _, steps = learn(model, how=drawn, advantage=silent, engine={"skip_silent": skip})
+        assert steps == 0 and torch.equal(weights, flat(model))

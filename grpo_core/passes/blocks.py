@@ -180,6 +180,8 @@ def attention(
     asked = [name for name, what in others.items() if name in LEFT_OUT and what is not None]
     if asked or dropout:
         raise Unsupported(f"{type(module).__name__} wants {', '.join(asked) or 'dropout'}")
+    if attention_mask is not None and attention_mask.numel() > 1:
+        raise Unsupported(f"{type(module).__name__} makes a mask of its own")
     if torch.is_autocast_enabled("cpu"):  # as for torch's own attention
         dtype = torch.get_autocast_dtype("cpu")
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)

@@ -107,6 +107,8 @@ def _known(model: Any, form: Form) -> str | None:
         return (
             f"layers of type {', '.join(sorted(map(str, other)))} carry state from token to token"
         )
+    if form in ("blocks", "mask") and getattr(config, "attention_types", None):
+        return "its windows (GPT-Neo's) go by place in the row, beyond what is tried"
     recomputes = any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
     if form == "key_value" and recomputes:
         return "gradient checkpointing keeps no key/value cache"

@@ -113,7 +113,8 @@ class Packed:
         single = Cached(self.model, self.pad_id, self.steps * copies)
         logits = single.start(prompts, 1)
         self.cache, device = single.cache, logits.device
-        if any(type(layer) is not _Growing for layer in self.cache.layers):
+        windows = getattr(self.model.config, "attention_types", None)  # GPT-Neo's, by column
+        if windows or any(type(layer) is not _Growing for layer in self.cache.layers):
             raise ValueError("of some layer's cache rows cannot be put together")
         # Whose a column of the cache is: a completion's, by its number, or SHARED, the prompt's
         self.owner = torch.full((len(prompts), single.read), SHARED, device=device)
@@ -243,6 +244,7 @@ def packing_pays(copies: int, prompt: int, steps: int) -> bool:
     return 1 < copies <= WIDEST and prompt >= steps
 
 
+@torch.no_grad()
 def _difference(tried: Reader, model: Any, prompts: Sequence[Sequence[int]]) -> str | None:
     """In what a reader differs from plain reading; none if it is exact.
 
